@@ -1,0 +1,147 @@
+"""The command line of `backfill`: flags and environment in, an answer on stdout and an exit code out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+
+from backfill.app import (
+    Outcome,
+    Proposal,
+    Request,
+    propose,
+    read_status,
+    require_hand_off_or_flag,
+    run_backfill,
+)
+from backfill.moments import parse_moment
+from backfill.progress import display
+from backfill.runner import require_complete
+from backfill.settings import Settings
+from backfill.texts import proposal_json, proposal_text, report_text, status_json, status_text
+from backfill.verify_command import verify
+from widetable import command_line
+from widetable.environment import load, variables
+
+F = TypeVar("F", bound=Callable[..., Any])
+CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def main() -> NoReturn:
+    """Run `backfill` and end the process with its exit code."""
+    command_line.run(commands)
+
+
+def _settings_help() -> str:
+    """Every setting of the environment, for `--help`."""
+    lines = [f"{name}  {field.description or ''}" for name, field in variables(Settings)]
+    return "\b\nSettings (environment variables; …_FILE names a file with the value):\n" + "\n".join(lines)
+
+
+@click.group(context_settings=CONTEXT, epilog=_settings_help())
+def commands() -> None:
+    """Copy the history of the narrow table into the wide tables, beside a running change stream.
+
+    History is cut into slices of time. Each slice and its record are one transaction of the target, so a run
+    that was interrupted, in whatever way, is resumed by running it again.
+    """
+
+
+class Moment(click.ParamType[int]):
+    """A timestamp without time zone."""
+
+    name = "timestamp"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Microseconds since 1970."""
+        try:
+            return value if isinstance(value, int) else parse_moment(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} is not a timestamp like 2025-01-31T08:00:00: {error}", param, ctx)
+
+
+def scope_options(command: F) -> F:
+    """The flags that say what to copy."""
+    flags = [
+        click.option("--ship-id", "ships", multiple=True, help="Only this ship; may be given several times."),
+        click.option("--from", "from_us", type=Moment(), help="First created_time to copy (no time zone)."),
+        click.option(
+            "--cutoff-time", "until_us", type=Moment(), help="Copy what lies before this created_time only."
+        ),
+        click.option("--workers", type=click.IntRange(1, 64), help="Processes that copy at the same time."),
+        click.option(
+            "--rate-limit",
+            "rows_per_s",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Rows per second of all workers together.",
+        ),
+        click.option("--again", is_flag=True, help="Copy also what a finished plan has copied."),
+    ]
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+@commands.command()
+@scope_options
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, with every slice.")
+def plan(workers: int | None, as_json: bool, **asked: Any) -> None:
+    """Show the slices, rows and time that `run` with the same flags would take; writes nothing."""
+    proposal = propose(_settings(workers), Request(**asked))
+    click.echo(json.dumps(proposal_json(proposal), indent=2) if as_json else proposal_text(proposal))
+
+
+@commands.command()
+@scope_options
+@click.option("--dry-run", is_flag=True, help="Check everything and show the plan, but write nothing.")
+@click.option("--no-handoff", is_flag=True, help="Copy once without a change stream: no `cdc-consumer init`.")
+@click.option("--replace", is_flag=True, help="Give up open plans that overlap, and plan anew.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write figures as JSON here.",
+)
+def run(workers: int | None, dry_run: bool, report: Path | None, **asked: Any) -> None:
+    """Copy history, or go on with a copy that was interrupted.
+
+    Exits 0 when everything asked for is copied, 5 when it was stopped or slices failed.
+    """
+    settings, request = _settings(workers), Request(**asked)
+    proposal = propose(settings, request)
+    require_hand_off_or_flag(proposal, request)
+    click.echo(proposal_text(proposal, slices=dry_run), err=not dry_run)
+    if dry_run:
+        return
+    outcome = _copy(settings, request, proposal)
+    click.echo(report_text(outcome.report))
+    if report:
+        outcome.report.write(report)
+    if outcome.totals:
+        require_complete(outcome.totals)
+
+
+def _copy(settings: Settings, request: Request, proposal: Proposal) -> Outcome:
+    shown = display()
+    try:
+        return run_backfill(settings, request, proposal, shown)
+    finally:
+        shown.close()
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+def status(as_json: bool) -> None:
+    """Show all plans with their slices, and why slices failed."""
+    plans = read_status(load(Settings))
+    click.echo(json.dumps(status_json(plans), indent=2) if as_json else status_text(plans))
+
+
+commands.add_command(verify)
+
+
+def _settings(workers: int | None) -> Settings:
+    return load(Settings) if workers is None else load(Settings, backfill={"workers": workers})

@@ -1,0 +1,175 @@
+"""One run of a plan, as its parent process sees it: workers, ledger, signals, progress.
+
+In: a plan. Out: its totals when no slice is open any more. Guarantee: Ctrl+C and SIGTERM end the run at the
+end of a slice, or after a deadline; whatever was not done is resumed by the next run.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Final
+
+import psycopg
+
+from backfill import ledger
+from backfill.brakes import Glance
+from backfill.crew import Crew
+from backfill.job import Fatal
+from backfill.ledger import Totals
+from backfill.plans import Plan
+from backfill.progress import Display
+from backfill.settings import Settings
+from widetable.control import use_control
+from widetable.errors import (
+    ConfigurationError,
+    ExitCode,
+    PartialError,
+    StoppedError,
+    UnreachableError,
+    WideTableError,
+)
+from widetable.postgres import Connection, connect_target
+
+POLL_S: Final = 0.1
+LOOK_S: Final = 0.5
+CONNECT_TIMEOUT_S: Final = 2
+"""Nobody who presses Ctrl+C waits for a database that is away."""
+ERRORS: Final[dict[ExitCode, type[WideTableError]]] = {
+    ExitCode.CONFIGURATION: ConfigurationError,
+    ExitCode.UNREACHABLE: UnreachableError,
+    ExitCode.STOPPED: StoppedError,
+}
+
+
+@dataclass(slots=True)
+class Wish:
+    """What a person asked for by signal: once to stop at the end of a slice, twice to stop now."""
+
+    signals: int = 0
+
+    def hear(self, _number: int, _frame: FrameType | None) -> None:
+        """Signal handler: only counts, for it may interrupt anything."""
+        self.signals += 1
+
+
+class Watch:
+    """Reads the plan's totals; while the target is away, the last ones stand."""
+
+    def __init__(self, settings: Settings, plan: Plan, run: str) -> None:
+        self._settings, self._plan, self._run = settings, plan, run
+        self._conn: Connection | None = None
+        self._last = Totals(0, 0, 0, 0, 0, 0, 0)
+
+    def look(self) -> Totals:
+        """The totals now, or the last known."""
+        try:
+            self._last = self.read()
+        except (psycopg.Error, UnreachableError):
+            self.close()
+        return self._last
+
+    def read(self) -> Totals:
+        """The totals now.
+
+        Raises:
+            UnreachableError: the target does not answer.
+            psycopg.Error: the connection broke.
+        """
+        if self._conn is None:
+            quick = self._settings.target.model_copy(update={"connect_timeout_s": CONNECT_TIMEOUT_S})
+            self._conn = connect_target(quick, "backfill watch")
+            use_control(self._conn, self._settings.target.control_schema)
+        return ledger.totals(self._conn, self._plan.plan_id, self._run)
+
+    def conclude(self) -> Totals:
+        """Close the plan if every slice is done; the totals at the end."""
+        totals = self.read()
+        if self._conn is not None:
+            ledger.finish(self._conn, self._plan.plan_id)
+        return totals
+
+    def close(self) -> None:
+        """End the session."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+
+def run_plan(settings: Settings, plan: Plan, rows_per_s: float | None, display: Display) -> Totals:
+    """Copy the open slices of a plan.
+
+    Raises:
+        ConfigurationError: a setting, right or table is wrong: no slice can be copied.
+        StoppedError: the source is another cluster, or the hand-off changed under the copy.
+        UnreachableError: the target went away at the very end; the next run closes the plan.
+    """
+    with listening() as wish, Crew(settings, plan, rows_per_s) as crew:
+        watch = Watch(settings, plan, crew.run)
+        try:
+            _supervise(settings, crew, watch, wish, display)
+            if crew.fatal:
+                raise _error(crew.fatal)
+            return watch.conclude()
+        finally:
+            watch.close()
+
+
+def _supervise(settings: Settings, crew: Crew, watch: Watch, wish: Wish, display: Display) -> None:
+    """Until the last worker has ended."""
+    deadline_s: float | None = None
+    glance = Glance(LOOK_S)
+    while crew.pids:
+        for note in crew.listen(POLL_S):
+            display.note(note.text)
+        if glance.due():
+            display.show(watch.look())
+        if wish.signals and deadline_s is None:
+            display.note("stopping after the slices in work; once more to stop at once")
+            deadline_s = time.monotonic() + settings.backfill.shutdown_s
+            crew.stop()
+        if deadline_s is not None and (wish.signals > 1 or time.monotonic() > deadline_s):
+            crew.kill()
+
+
+def require_complete(totals: Totals) -> None:
+    """Say what is not done.
+
+    Raises:
+        PartialError: slices were given up or are still open.
+        StoppedError: the plan is gone.
+    """
+    if totals.slices == 0:
+        raise StoppedError(
+            "The plan was removed while it ran: another `backfill run --replace` made a new one."
+        )
+    if totals.failed:
+        raise PartialError(
+            f"{totals.failed} of {totals.slices} slices failed; `backfill status` names the errors, and"
+            " `backfill run` with the same flags tries them again."
+        )
+    if totals.done < totals.slices:
+        raise PartialError(
+            f"Stopped: {totals.done} of {totals.slices} slices are done;"
+            " `backfill run` with the same flags goes on."
+        )
+
+
+@contextmanager
+def listening() -> Iterator[Wish]:
+    """Hear SIGINT and SIGTERM instead of dying from them."""
+    wish = Wish()
+    former = {number: signal.signal(number, wish.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield wish
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _error(fatal: Fatal) -> WideTableError:
+    return ERRORS.get(fatal.exit_code, WideTableError)(fatal.text)

@@ -1,0 +1,158 @@
+"""`backfill verify`: the command around `widetable.verify`.
+
+In: settings and flags. Out: a report on stdout (text or JSON) and in a file if asked for, how far each ship
+is verified in the control schema, and exit code 0 or 5.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import click
+
+from backfill.moments import parse_moment
+from backfill.settings import Settings
+from widetable import environment
+from widetable.control import check_control
+from widetable.errors import PartialError
+from widetable.postgres import Connection, connect_source, connect_target
+from widetable.settled import wait_settled
+from widetable.verify import Limits, Scope, Source, Target, Verifier, VerifyReport, record_verified
+from widetable.verify.scope import Span
+
+APPLICATION: Final = "backfill verify"
+PROGRESS_S: Final = 5.0
+
+
+def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+    """Microseconds since 1970 of a timestamp without time zone."""
+    try:
+        return None if text is None else parse_moment(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a timestamp like 2025-01-31T08:00:00: {error}") from error
+
+
+@click.command("verify")
+@click.option("--ship-id", "ships", multiple=True, metavar="SHIP", help="Only this ship; may be repeated.")
+@click.option("--from", "from_us", callback=_moment, metavar="MOMENT", help="Only moments from this one on.")
+@click.option("--until", "until_us", callback=_moment, metavar="MOMENT", help="Only moments before this one.")
+@click.option(
+    "--settle/--no-settle",
+    default=True,
+    show_default=True,
+    help="Wait for the consumer to have applied what was read; --no-settle where nothing writes.",
+)
+@click.option(
+    "--settle-timeout", "settle_timeout_s", default=180.0, show_default=True, help="Seconds to wait."
+)
+@click.option("--fail-fast", is_flag=True, help="Stop at the first cells that differ.")
+@click.option(
+    "--max-differences", default=100, show_default=True, help="How many are listed; all are counted."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--report", "report_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write it, as JSON."
+)
+def verify(
+    *,
+    ships: tuple[str, ...],
+    from_us: int | None,
+    until_us: int | None,
+    settle: bool,
+    settle_timeout_s: float,
+    fail_fast: bool,
+    max_differences: int,
+    as_json: bool,
+    report_path: Path | None,
+) -> None:
+    """Prove that source and target agree, to the cell.
+
+    PostgreSQL hashes the cells of each ship and stretch of time on both sides; where the sums differ, the
+    cells are found and looked at again before they count. Works beside a running consumer.
+
+    Exits 0 when no cell differs, 5 when some do.
+    """
+    scope = Scope(tuple(dict.fromkeys(ships)) or None, _span(from_us, until_us))
+    limits = Limits(differences=max_differences, fail_fast=fail_fast)
+    report = run(environment.load(Settings), scope, limits, settle_timeout_s if settle else None)
+    as_data = json.dumps(report.as_dict(), indent=2)
+    if report_path:
+        report_path.write_text(as_data + "\n", encoding="utf-8")
+    click.echo(as_data if as_json else report.as_text())
+    if not report.agrees:
+        raise PartialError(_verdict(report))
+
+
+def run(settings: Settings, scope: Scope, limits: Limits, settle_timeout_s: float | None) -> VerifyReport:
+    """Connect, compare, record what is verified.
+
+    Args:
+        settings: where both sides are.
+        scope: what to compare.
+        limits: how much is read at once, kept and tried.
+        settle_timeout_s: seconds to wait for the consumer; None doesn't wait at all.
+    """
+    with (
+        closing(connect_source(settings.source, APPLICATION)) as source_conn,
+        closing(connect_target(settings.target, APPLICATION)) as target_conn,
+    ):
+        check_control(target_conn, settings.target.control_schema)
+        source = Source(source_conn, settings.source.table)
+        target = Target(target_conn, settings.target.control_schema)
+        settle = (
+            None
+            if settle_timeout_s is None
+            else _settle(target_conn, settings.pipeline.name, settle_timeout_s)
+        )
+        report = Verifier(source, target, settle, limits, _progress()).run(scope)
+        record_verified(target_conn, settings.pipeline.name, report)
+    return report
+
+
+def _span(from_us: int | None, until_us: int | None) -> Span:
+    whole = Span()
+    span = whole.clip(
+        Span(
+            whole.lower_us if from_us is None else from_us,
+            whole.upper_us if until_us is None else until_us,
+        )
+    )
+    if span.empty:
+        raise click.UsageError("--from must lie before --until")
+    return span
+
+
+def _settle(conn: Connection, pipeline: str, timeout_s: float) -> Callable[[int], None]:
+    def settle(lsn: int) -> None:
+        wait_settled(conn, pipeline, lsn, timeout_s)
+
+    return settle
+
+
+def _progress() -> Callable[[int, int, int], None]:
+    """A line on stderr every few seconds: stdout is the report's."""
+    started = last = time.monotonic()
+
+    def progress(done: int, total: int, cells: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_S:
+            last = now
+            rate = cells / (now - started)
+            click.echo(f"{done} of {total} windows, {cells:,} cells, {rate:,.0f} cells/s", err=True)
+
+    return progress
+
+
+def _verdict(report: VerifyReport) -> str:
+    parts = []
+    if report.difference_count:
+        parts.append(f"{report.difference_count} cells differ")
+    if report.unsettled:
+        parts.append(f"{report.unsettled} cells kept changing; run `backfill verify` again when they rest")
+    return "source and target do not agree: " + ", ".join(parts)

@@ -1,0 +1,1 @@
+"""The live side: Debezium events from Kafka become wide rows in PostgreSQL."""

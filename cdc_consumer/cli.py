@@ -1,0 +1,148 @@
+"""The `cdc-consumer` command: one subcommand per task of an operator, settings from the environment.
+
+In: a command line and `CDC_` variables. Out: answers on stdout, logs and errors on stderr, and an exit code that
+tells a supervisor whether starting again makes sense (`widetable.errors.ExitCode`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final, NoReturn
+
+import click
+from confluent_kafka import KafkaException
+
+from cdc_consumer import app, preflight
+from cdc_consumer import status as status_facts
+from cdc_consumer.init import init as make_hand_off
+from cdc_consumer.schema_commands import schema
+from cdc_consumer.settings import Settings, load_settings
+from cdc_consumer.teardown import teardown as give_up
+from cdc_consumer.topic import kafka_error
+from widetable import command_line, logs
+from widetable.environment import reference
+from widetable.errors import WideTableError
+
+WAIT: Final = click.option(
+    "--timeout",
+    "wait_s",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    help="Seconds to wait for open transactions, and for the connector, each.",
+)
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+MARKS: Final = {"ok": "ok", "warning": "WARNING", "bad": "BAD", "unknown": "unknown"}
+
+
+HELP: Final = """Keep wide tables in step with a narrow table, live, through Debezium and Kafka.
+
+In this order: schema plan, schema apply, init, run. `check` tells what is missing, `status` where the
+stream stands.
+
+\b
+Exit codes: 0 done, 1 bug, 2 usage, 3 configuration, 4 something does not answer,
+5 partly done, 6 stopped for a person.
+"""
+SETTINGS: Final = "\b\nSettings (environment variables; ..._FILE names a file that holds the value):\n"
+
+
+@click.group(help=HELP, epilog=SETTINGS + reference(Settings))
+@click.version_option(package_name="narrow-to-wide")
+def cli() -> None:
+    """Hold the subcommands."""
+
+
+cli.add_command(schema)
+
+
+@cli.command()
+@WAIT
+def init(wait_s: float) -> None:
+    """Make the hand-off: topic, publication, slot, barrier, connector. Run again, it changes nothing."""
+    settings = _settings()
+    changes: list[str] = []
+
+    def report(change: str) -> None:
+        changes.append(change)
+        click.echo(change)
+
+    hand_off = make_hand_off(settings, wait_s=wait_s, report=report)
+    state = "is in place" if changes else "is healthy, nothing to do"
+    click.echo(f"hand-off of pipeline {hand_off.pipeline}, epoch {hand_off.epoch}, {state}")
+
+
+@cli.command()
+@WAIT
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--without-connect", is_flag=True, help="Leave Kafka Connect alone: it is gone for good.")
+def teardown(*, wait_s: float, yes: bool, without_connect: bool) -> None:
+    """Give the stream up: remove connector, slot, publication and heartbeat table. All data stays.
+
+    Changes made afterwards are not in the stream of a later `init`.
+    """
+    settings = _settings()
+    if not yes:
+        _confirm(settings)
+    give_up(settings, wait_s=wait_s, with_connect=not without_connect, report=click.echo)
+    click.echo(f"pipeline {settings.pipeline.name} streams no more; `cdc-consumer init` begins a new epoch")
+
+
+@cli.command()
+@JSON
+@click.pass_context
+def check(context: click.Context, *, as_json: bool) -> None:
+    """Look at everything that must be right, and change nothing. Exits with 3 if something is bad."""
+    settings = _settings()
+    results = []
+    for result in preflight.check(settings):
+        results.append(result)
+        if not as_json:
+            click.echo(f"{MARKS[result.status]:<8} {result.check:<20} {result.text}")
+    if as_json:
+        click.echo(json.dumps([asdict(result) for result in results], indent=2))
+    context.exit(preflight.exit_code(results))
+
+
+@cli.command()
+@JSON
+def status(*, as_json: bool) -> None:
+    """Show where the stream stands: hand-off, slot, connector, lag per partition, settled position."""
+    facts = status_facts.status(_settings())
+    click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(status_facts.lines(facts)))
+
+
+@cli.command()
+@click.option("--processes", type=click.IntRange(min=1), help="Consumer processes; each joins the group.")
+@click.option("--hold-ms", type=click.IntRange(min=0), help="Hold a row until no cell came for so long.")
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the final counts here."
+)
+def run(*, processes: int | None, hold_ms: int | None, report: Path | None) -> None:
+    """Write the stream to the wide tables until SIGTERM."""
+    given = {"processes": processes, "hold_ms": hold_ms}
+    app.run(_settings(**{name: value for name, value in given.items() if value is not None}), report)
+
+
+def main() -> NoReturn:
+    """Entry point of the program."""
+    command_line.run(cli, _surprise)
+
+
+def _settings(**consumer: object) -> Settings:
+    loaded = load_settings(consumer=consumer)
+    logs.configure(loaded.log)
+    return loaded
+
+
+def _surprise(error: Exception) -> WideTableError | None:
+    return kafka_error(error) if isinstance(error, KafkaException) else None
+
+
+def _confirm(settings: Settings) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("teardown asks before it removes; there is no terminal here, so add --yes")
+    click.confirm(f"Remove connector, slot and publication of pipeline {settings.pipeline.name}?", abort=True)

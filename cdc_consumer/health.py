@@ -1,0 +1,85 @@
+"""Is the hand-off still true? Each function compares one part of the world with what the hand-off recorded.
+
+In: a fact as read, and the hand-off. Out: None while it holds, else a sentence that says what is broken. A
+broken part means that changes may be missing from the stream: no program goes on by itself then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from cdc_consumer.settings import Settings
+from cdc_consumer.slot import Slot
+from cdc_consumer.source_database import Publication
+from cdc_consumer.topic import Topic
+from widetable.barrier import SourceIdentity
+from widetable.hand_off import HandOff
+from widetable.lsn import format_lsn
+
+
+def settings_problem(settings: Settings, hand_off: HandOff) -> str | None:
+    """Names are settled at `init`: another one would be another slot, or another topic."""
+    for variable, wanted, settled in (
+        ("CDC_CONNECT__SLOT", settings.slot, hand_off.slot),
+        ("CDC_CONNECT__PUBLICATION", settings.publication, hand_off.publication),
+        ("CDC_TOPIC__PREFIX or CDC_SOURCE__TABLE", settings.topic_name, hand_off.topic),
+    ):
+        if wanted != settled:
+            return f"the settings ask for {wanted}, the hand-off was made with {settled}: correct {variable}"
+    return None
+
+
+def cluster_problem(identity: SourceIdentity, hand_off: HandOff) -> str | None:
+    """The same cluster, living the same history."""
+    if identity.system_identifier != hand_off.system_identifier:
+        return (
+            f"the source is cluster {identity.system_identifier}, the hand-off was made with"
+            f" {hand_off.system_identifier}: CDC_SOURCE__DSN points elsewhere, or the source was restored"
+        )
+    if identity.timeline != hand_off.timeline:
+        return (
+            f"the source is on timeline {identity.timeline}, the hand-off on {hand_off.timeline}:"
+            " a standby was promoted or a backup restored, and the slot need not have followed"
+        )
+    return None
+
+
+def slot_problem(slot: Slot | None, hand_off: HandOff) -> str | None:
+    """The slot is there, is ours, and still has its WAL."""
+    if slot is None:
+        return f"replication slot {hand_off.slot} is gone: changes since then are lost"
+    if slot.lost:
+        return f"replication slot {slot.name} is lost ({slot.lost}): changes since then are lost"
+    if slot.confirmed_flush is not None and slot.confirmed_flush < hand_off.consistent_point:
+        return (
+            f"replication slot {slot.name} stands at {format_lsn(slot.confirmed_flush)}, before the"
+            f" hand-off's {format_lsn(hand_off.consistent_point)}: it is not the slot of the hand-off"
+        )
+    return None
+
+
+def publication_problem(publication: Publication | None, hand_off: HandOff, tables: list[str]) -> str | None:
+    """The publication has published every change of the tables."""
+    if publication is None:
+        return f"publication {hand_off.publication} is gone: changes since then are lost"
+    problem = next(publication.problems(hand_off.publication, tables), None)
+    return problem and f"{problem}: changes since then are lost"
+
+
+def topic_problem(topic: Topic | None, hand_off: HandOff, partitions: Collection[int]) -> str | None:
+    """The topic is the same one, with the partitions that the ledger knows."""
+    if topic is None:
+        return f"topic {hand_off.topic} is gone, with the events in it"
+    if topic.topic_id != hand_off.topic_id:
+        return f"topic {hand_off.topic} was deleted and made anew: the events of the old one are lost"
+    if topic.cleanup_policy != "delete":
+        return (
+            f"topic {hand_off.topic} has cleanup.policy={topic.cleanup_policy}, which removes events before"
+            " they are read: set it to delete"
+        )
+    if topic.partitions != len(partitions):
+        return (
+            f"topic {hand_off.topic} has {topic.partitions} partitions, the ledger knows {len(partitions)}:"
+            " partitions were added while running, so the order of a ship's changes is no longer certain"
+        )
+    return None

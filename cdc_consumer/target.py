@@ -1,0 +1,96 @@
+"""The target as one process uses it: a session, its writer, its ledger; opened anew after every outage.
+
+In: a partition's batch and the offset after it. Out: one transaction that holds the data, its overflow and
+dead cells, and the ledger row, or nothing at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from widetable.apply import Applied, Origin, Writer
+from widetable.control import check_control
+from widetable.errors import LayoutChangedError
+from widetable.ledger import Claim, OffsetLedger
+from widetable.narrow import DeadCell
+from widetable.postgres import Connection, connect_target, retryable_errors
+from widetable.settings import TargetSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionBatch:
+    """What one transaction applies: samples and dead cells of one partition, and the offset to go on from."""
+
+    samples: pa.RecordBatch
+    dead: list[DeadCell]
+    to: int
+
+
+class Target:
+    """Applies batches; every `RetryableError` means that the session is to be closed and opened again."""
+
+    def __init__(self, settings: TargetSettings, origin: Origin, owner: str) -> None:
+        self._settings = settings
+        self._origin = origin
+        self._owner = owner
+        self._conn: Connection | None = None
+
+    def open(self) -> None:
+        """Connect, check the control schema, load the layout.
+
+        Raises:
+            RetryableError, UnreachableError: try again later.
+            ConfigurationError: no use in trying again.
+        """
+        self.close()
+        with retryable_errors("opening the target"):
+            self._conn = conn = connect_target(self._settings, self._owner)
+            check_control(conn, self._settings.control_schema)
+            self._writer = Writer(conn)
+            self._writer.load()
+            self._ledger = OffsetLedger(
+                conn, self._origin.pipeline, str(self._origin.topic_id), self._owner, self._second_session
+            )
+
+    def _second_session(self) -> Connection:
+        conn = connect_target(self._settings, f"{self._owner} free")
+        check_control(conn, self._settings.control_schema)
+        return conn
+
+    def close(self) -> None:
+        """Drop the session; whatever was in flight rolls back, or turns out to be done at the next claim."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def claim(self, partition: int) -> Claim:
+        """Become the owner of a partition."""
+        with retryable_errors(f"claiming partition {partition}"):
+            return self._ledger.claim(partition)
+
+    def apply(self, claim: Claim, batch: PartitionBatch) -> tuple[Claim, Applied]:
+        """Apply one batch in one transaction.
+
+        Raises:
+            FenceLostError: the partition has another owner; nothing was written.
+            RetryableError: nothing was written, or everything: claim again to learn which.
+        """
+        while True:
+            try:
+                with retryable_errors("applying a batch"):
+                    return self._transaction(claim, batch)
+            except LayoutChangedError:
+                with retryable_errors("loading the layout"):
+                    self._writer.load()
+
+    def _transaction(self, claim: Claim, batch: PartitionBatch) -> tuple[Claim, Applied]:
+        assert self._conn is not None  # noqa: S101 - `open` comes first, by construction
+        with self._conn.transaction():
+            advanced = self._ledger.advance(claim, batch.to)
+            self._writer.begin()
+            applied = self._writer.apply(batch.samples, batch.dead, self._origin)
+            if not applied.balanced:  # inside: what doesn't add up is not committed
+                raise AssertionError(f"events don't add up: {applied}")
+        return advanced, applied

@@ -1,0 +1,108 @@
+"""Counts of several processes become one sum; latencies keep their quantiles."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from cdc_consumer.metrics import BUCKETS_MS, Latencies, Snapshot, combined
+from widetable.applied import Applied
+
+
+def latencies(*milliseconds: int) -> Latencies:
+    """A histogram of these."""
+    found = Latencies()
+    found.add(np.array(milliseconds, np.int64))
+    return found
+
+
+def filled(seed: int) -> Snapshot:
+    """A snapshot in which every field differs from zero and from every other snapshot's."""
+    numbers = iter(range(seed, seed + 100))
+    return Snapshot(
+        **{field.name: next(numbers) for field in fields(Snapshot) if field.type == "int"},
+        filtered=Counter(placeholder=next(numbers), deletes=next(numbers)),
+        applied=Applied(*(next(numbers) for _ in fields(Applied))),
+        apply_ms=latencies(next(numbers), next(numbers)),
+        total_ms=latencies(next(numbers)),
+        busy_s=float(next(numbers)),
+        lag={seed: next(numbers)},
+        ready=True,
+    )
+
+
+def test_combined_sums_every_count() -> None:
+    """A field that is added to the snapshot and forgotten in the sum fails here."""
+    one, two = filled(1), filled(1_000)
+    total = combined([one, two])
+    for field in fields(Snapshot):
+        if field.type in ("int", "float"):
+            expected = getattr(one, field.name) + getattr(two, field.name)
+            assert getattr(total, field.name) == expected, field.name
+    assert total.filtered == one.filtered + two.filtered
+    assert total.applied == one.applied + two.applied
+    assert total.apply_ms.counts.tolist() == (one.apply_ms.counts + two.apply_ms.counts).tolist()
+    assert total.total_ms.counts.tolist() == (one.total_ms.counts + two.total_ms.counts).tolist()
+    assert total.lag == one.lag | two.lag
+
+
+def test_combined_leaves_its_parts_as_they_were() -> None:
+    """The parent sums the same snapshots again with every scrape."""
+    parts = [filled(1), filled(1_000)]
+    before = pickle.dumps(parts)
+    combined(parts)
+    assert pickle.dumps(parts) == before
+
+
+@pytest.mark.parametrize(
+    ("ready", "expected"),
+    [([], True), ([True, True], True), ([True, False], False)],
+    ids=["no process", "all", "one is not"],
+)
+def test_all_processes_must_be_ready(ready: list[bool], expected: bool) -> None:
+    """One process that still waits for its ledger rows is enough to say no."""
+    assert combined(Snapshot(ready=each) for each in ready).ready is expected
+
+
+def test_a_snapshot_survives_the_pipe() -> None:
+    """It travels from the worker to the parent, and fits in the pipe's buffer many times over."""
+    sent = pickle.dumps(filled(1))
+    assert pickle.dumps(pickle.loads(sent)) == sent  # noqa: S301 - our own bytes
+    assert len(sent) < 8_192
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.5, 0.9, 0.99, 1.0])
+def test_a_quantile_is_at_most_one_bucket_too_high(share: float) -> None:
+    """Buckets are 12 % wide, and the upper bound is told: never better than it was."""
+    seen = np.random.default_rng(1).lognormal(6, 2, 10_000).astype(np.int64) + 1
+    exact = float(np.quantile(seen, share, method="inverted_cdf"))
+    told = latencies(*seen.tolist()).quantile(share)
+    assert told is not None
+    assert exact <= told <= exact * 1.13 + 1
+
+
+def test_a_quantile_of_nothing_is_none() -> None:
+    """Not zero: nothing was fast."""
+    assert Latencies().quantile(0.5) is None
+
+
+def test_a_quantile_of_one_event_is_its_bucket() -> None:
+    """Empty buckets below it are no answer."""
+    assert latencies(1_000).quantile(0.01) == pytest.approx(1_000, rel=0.13)
+
+
+def test_latencies_beyond_the_last_bucket_are_counted() -> None:
+    """Three hours behind is far, but not nothing."""
+    late = latencies(10**9)
+    assert late.counts.sum() == 1
+    assert late.quantile(0.5) == BUCKETS_MS[-1]
+
+
+def test_no_events_are_no_latencies() -> None:
+    """A batch of dead cells only."""
+    found = latencies()
+    assert found.counts.sum() == 0

@@ -1,0 +1,120 @@
+"""The schema registry's answers, good and bad, over a transport without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from cdc_consumer.registry import Registry
+from widetable.errors import ConfigurationError, PoisonError, UnreachableError, WideTableError
+
+URL = "http://reader:secret@registry/apis/ccompat/v7/"
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def registry(answer: Answer) -> Registry:
+    """A registry whose server is a function."""
+    return Registry(URL, client=httpx.Client(transport=httpx.MockTransport(answer)))
+
+
+def test_a_schema_is_asked_for_once() -> None:
+    """At Confluent's path; ids never change their meaning."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return httpx.Response(200, json={"schema": '"string"', "references": []})
+
+    schemas = registry(answer)
+    assert [schemas.schema(6), schemas.schema(6), schemas.schema(7)] == ['"string"'] * 3
+    assert asked == ["/apis/ccompat/v7/schemas/ids/6", "/apis/ccompat/v7/schemas/ids/7"]
+    schemas.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        pytest.param(
+            httpx.Response(404, json={"error_code": 40403, "message": "No content with id/hash"}),
+            PoisonError,
+            "no schema with id 6",
+            id="an unknown id is the message's fault",
+        ),
+        pytest.param(
+            httpx.Response(
+                404, json={"error_code": 404, "message": "RESTEASY003210: Could not find resource"}
+            ),
+            ConfigurationError,
+            "CDC_REGISTRY__URL",
+            id="a wrong path is not taken for an unknown id",
+        ),
+        pytest.param(
+            httpx.Response(200, html="<!doctype html><title>Apicurio Registry</title>"),
+            ConfigurationError,
+            "text/html",
+            id="a web page is no registry",
+        ),
+        pytest.param(
+            httpx.Response(200, json=[]), ConfigurationError, "not a schema registry", id="other JSON"
+        ),
+        pytest.param(httpx.Response(404, html="gone"), ConfigurationError, "404", id="another server's 404"),
+        pytest.param(httpx.Response(401), ConfigurationError, "refuses", id="no password"),
+        pytest.param(httpx.Response(403), ConfigurationError, "refuses", id="no right"),
+        pytest.param(httpx.Response(503), UnreachableError, "503", id="starting up"),
+        pytest.param(httpx.Response(429), UnreachableError, "429", id="too many requests"),
+        pytest.param(
+            httpx.Response(200, json={"schema": "{}", "schemaType": "JSON"}),
+            PoisonError,
+            "not Avro",
+            id="a schema of another kind",
+        ),
+        pytest.param(
+            httpx.Response(200, json={"schema": "{}", "references": [{"name": "x"}]}),
+            ConfigurationError,
+            "refers to other",
+            id="a schema in parts",
+        ),
+    ],
+)
+def test_each_bad_answer_has_its_own_error(
+    answer: httpx.Response, error: type[WideTableError], says: str
+) -> None:
+    """Dead cell, pause or stop; never the password, and nothing is remembered."""
+    schemas = registry(lambda _: answer)
+    for _ in range(2):
+        with pytest.raises(error, match=says) as caught:
+            schemas.schema(6)
+        assert type(caught.value) is error
+        assert "secret" not in str(caught.value)
+
+
+def test_a_registry_that_is_down_is_an_outage() -> None:
+    """And the next question is asked again."""
+    up = False
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if not up:
+            raise httpx.ConnectError("refused", request=request)
+        return httpx.Response(200, json={"schema": '"string"'})
+
+    schemas = registry(answer)
+    with pytest.raises(UnreachableError, match="does not answer"):
+        schemas.schema(6)
+    up = True
+    assert schemas.schema(6) == '"string"'
+
+
+def test_an_id_that_no_registry_counts_to_is_not_asked_for() -> None:
+    """Four random bytes are half of the time such a number; Apicurio would answer that the path is wrong."""
+    schemas = registry(lambda _: pytest.fail("asked"))
+    with pytest.raises(PoisonError, match="4294967295"):
+        schemas.schema(2**32 - 1)
+
+
+def test_an_address_that_is_none_is_a_setting_to_correct() -> None:
+    """Not an outage to wait for."""
+    for url in ("registry:8080/apis", "http://registry:port", ""):
+        with pytest.raises(ConfigurationError, match="address"):
+            Registry(url).schema(1)

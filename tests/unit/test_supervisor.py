@@ -1,0 +1,310 @@
+"""The parent process, with real child processes: none is lost, none outlives it, and it knows when to give up."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
+
+import pytest
+
+from cdc_consumer import supervisor as supervisor_module
+from cdc_consumer.supervisor import Chore, Supervisor
+from tests.children import (
+    Body,
+    crashes,
+    has_a_bug,
+    ignores_sigterm,
+    is_unreachable,
+    lingers_without_a_pipe,
+    needs_a_person,
+    needs_configuration,
+    works,
+)
+from tests.waiting import wait_until
+from widetable.errors import (
+    ConfigurationError,
+    ExitCode,
+    StoppedError,
+    UnreachableError,
+    WideTableError,
+)
+
+SPAWN = multiprocessing.get_context("spawn")
+
+# -- the supervisor in the test's main thread, where signals arrive --------------------------------------------
+
+
+class Children:
+    """Starts the children that a test asks for, in their order; the last kind is repeated."""
+
+    def __init__(self, *bodies: Body) -> None:
+        self._bodies = list(bodies)
+        self.started: list[BaseProcess] = []
+
+    def start(self, number: int) -> tuple[BaseProcess, Pipe]:
+        """What `app` does: a fresh interpreter and a pipe to it."""
+        body = self._bodies.pop(0) if len(self._bodies) > 1 else self._bodies[0]
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=body, args=(theirs,), name=f"worker-{number}", daemon=True)
+        process.start()
+        theirs.close()
+        self.started.append(process)
+        return process, ours
+
+    @property
+    def alive(self) -> list[int | None]:
+        """Process ids of children that run."""
+        return [process.pid for process in self.started if process.is_alive()]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short pauses, and the test runner's own signal handlers back afterwards."""
+    monkeypatch.setattr(supervisor_module, "RESTART_S", 0.01)
+    monkeypatch.setattr(supervisor_module, "TICK_S", 0.02)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def stopped_when(condition: Callable[[], object], what: str, number: int = signal.SIGTERM) -> Iterator[None]:
+    """Send this process a signal as soon as the condition holds, or when it does not in time."""
+    failures: list[str] = []
+
+    def watch() -> None:
+        try:
+            wait_until(condition, what)
+        except AssertionError as error:
+            failures.append(str(error))
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    thread.join()
+    assert not failures, failures
+
+
+def supervise(
+    children: Children, processes: int = 1, chores: list[Chore] | None = None, shutdown_s: float = 20.0
+) -> Supervisor:
+    """A supervisor of these children."""
+    return Supervisor(children.start, processes, chores or [], shutdown_s)
+
+
+# -- guarantees ----------------------------------------------------------------------------------------------
+
+
+def test_sigterm_ends_all_workers_and_returns() -> None:
+    """Every worker finishes its round; their last counts arrive, and none is left."""
+    children = Children(works)
+    supervisor = supervise(children, processes=2)
+    with stopped_when(supervisor.ready, "both workers report ready"):
+        supervisor.run()
+    assert children.alive == []
+    assert [process.exitcode for process in children.started] == [0, 0]
+    assert supervisor.snapshot().polled == 22
+
+
+def test_sigint_ends_all_workers_too() -> None:
+    """Ctrl+C."""
+    children = Children(works)
+    supervisor = supervise(children)
+    with stopped_when(supervisor.ready, "the worker reports ready", signal.SIGINT):
+        supervisor.run()
+    assert children.alive == []
+
+
+def test_a_crashed_worker_is_started_again_and_its_counts_are_kept() -> None:
+    """What it applied it applied; its lag and its held rows are another's now."""
+    children = Children(crashes, works)
+    supervisor = supervise(children)
+    with stopped_when(lambda: supervisor.snapshot().polled == 20, "the second worker reports"):
+        supervisor.run()
+    assert [process.exitcode for process in children.started] == [-signal.SIGKILL, 0]
+    counts = supervisor.snapshot()
+    assert (counts.polled, counts.held_rows, counts.lag) == (21, 0, {})
+
+
+def test_a_worker_that_ends_by_itself_is_started_again() -> None:
+    """Somebody sent SIGTERM to the worker alone: the program keeps its number of processes."""
+    children = Children(works)
+    supervisor = supervise(children)
+
+    def replaced() -> bool:
+        if len(children.started) == 1 and supervisor.ready():
+            children.started[0].terminate()
+        return len(children.started) == 2 and supervisor.ready()
+
+    with stopped_when(replaced, "a second worker reports ready"):
+        supervisor.run()
+    assert children.alive == []
+
+
+def test_not_ready_while_a_worker_is_missing() -> None:
+    """A crashed worker's partitions are nobody's for a moment."""
+    children = Children(works)
+    supervisor = supervise(children, processes=2)
+    assert not supervisor.ready()
+    with stopped_when(lambda: supervisor.ready() or None, "both workers report ready"):
+        supervisor.run()
+    assert not supervisor.ready()
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        pytest.param(needs_configuration, ConfigurationError, "CDC_X is wrong", id="configuration"),
+        pytest.param(needs_a_person, StoppedError, "the source was truncated", id="stopped"),
+    ],
+)
+def test_what_starting_again_cannot_cure_stops_all(
+    body: Body, error: type[WideTableError], message: str
+) -> None:
+    """One worker's reason ends the whole program, with that reason, and leaves no process behind."""
+    children = Children(works, body)
+    with pytest.raises(error, match=message):
+        supervise(children, processes=2).run()
+    assert len(children.started) == 2
+    assert children.alive == []
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "reason"),
+    [
+        pytest.param(is_unreachable, ExitCode.UNREACHABLE, "does not answer", id="unreachable"),
+        pytest.param(has_a_bug, ExitCode.BUG, "without a word", id="bug"),
+        pytest.param(crashes, ExitCode.BUG, "without a word", id="crash"),
+    ],
+)
+def test_a_worker_that_keeps_ending_ends_the_program(body: Body, code: ExitCode, reason: str) -> None:
+    """Five times within a minute; the exit code tells an outage from a bug."""
+    children = Children(body)
+    with pytest.raises(WideTableError, match=rf"5 times within a minute.*{reason}") as ended:
+        supervise(children).run()
+    assert ended.value.exit_code is code
+    assert len(children.started) == supervisor_module.RESTARTS
+
+
+def test_few_endings_long_apart_are_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash a day for a week is not five crashes within a minute."""
+    monkeypatch.setattr(supervisor_module, "RESTART_WINDOW_S", 0.0)
+    children = Children(*[crashes] * 6, works)
+    supervisor = supervise(children)
+    with stopped_when(lambda: supervisor.snapshot().polled == 70, "the seventh worker reports"):
+        supervisor.run()
+    assert len(children.started) == 7
+
+
+def test_a_worker_that_ignores_sigterm_is_killed_at_the_deadline() -> None:
+    """One deadline for all, however many hang; what they counted is not lost."""
+    children = Children(ignores_sigterm)
+    supervisor = supervise(children, processes=3, shutdown_s=0.5)
+    with stopped_when(supervisor.ready, "the workers report ready"):
+        supervisor.run()
+    assert [process.exitcode for process in children.started] == [-signal.SIGKILL] * 3
+    assert supervisor.snapshot().polled == 30
+
+
+def test_a_stopped_worker_is_killed_at_the_deadline() -> None:
+    """SIGSTOP: it can't even take SIGTERM."""
+    children = Children(works)
+    supervisor = supervise(children, shutdown_s=0.2)
+
+    def ready_and_stopped() -> bool:
+        if supervisor.ready() and (pid := children.started[0].pid):
+            os.kill(pid, signal.SIGSTOP)
+            return True
+        return False
+
+    with stopped_when(ready_and_stopped, "the worker is stopped"):
+        supervisor.run()
+    assert children.started[0].exitcode == -signal.SIGKILL
+
+
+def test_a_closed_pipe_does_not_make_the_loop_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that closed its pipe and lingers must not cost the parent a whole core."""
+    monkeypatch.setattr(supervisor_module, "TICK_S", 0.05)
+    children, rounds = Children(lingers_without_a_pipe), 0
+
+    def count() -> None:
+        nonlocal rounds
+        rounds += 1
+
+    supervisor = supervise(children, chores=[Chore("count", 0.0, count)])
+    began = time.monotonic()
+
+    def lingered() -> bool:
+        workers = list(supervisor._workers.values())
+        if not workers or not workers[0].pipe.closed:
+            nonlocal began, rounds
+            began, rounds = time.monotonic(), 0
+            return False
+        return time.monotonic() - began > 0.5
+
+    with stopped_when(lingered, "the pipe is closed for half a second"):
+        supervisor.run()
+    assert 1 <= rounds <= 20
+
+
+# -- chores --------------------------------------------------------------------------------------------------
+
+
+def test_a_chore_that_fails_is_tried_again() -> None:
+    """An outage of the target must not end the program."""
+    attempts: list[float] = []
+
+    def fails_twice() -> None:
+        attempts.append(time.monotonic())
+        if len(attempts) < 3:
+            raise UnreachableError("the target database does not answer")
+
+    children = Children(works)
+    with stopped_when(lambda: len(attempts) > 3, "the chore runs again"):
+        supervise(children, chores=[Chore("settle", 0.01, fails_twice)]).run()
+    assert children.alive == []
+
+
+def test_a_bug_in_a_chore_is_not_hidden() -> None:
+    """It ends the program, and still no worker outlives it."""
+
+    def has_a_bug_too() -> None:
+        raise ZeroDivisionError
+
+    children = Children(works)
+    with pytest.raises(ZeroDivisionError):
+        supervise(children, chores=[Chore("broken", 0.0, has_a_bug_too)]).run()
+    assert children.alive == []
+
+
+def test_a_chore_waits_for_its_turn() -> None:
+    """`every_s` is the pause between two runs, however fast the loop goes round."""
+    often: list[int] = []
+    rarely: list[int] = []
+    chores = [
+        Chore("often", 0.0, lambda: often.append(1)),
+        Chore("rarely", 3_600.0, lambda: rarely.append(1)),
+    ]
+    children = Children(works)
+    with stopped_when(lambda: len(often) > 5, "the frequent chore runs"):
+        supervise(children, chores=chores).run()
+    assert len(rarely) == 1
+
+
+def test_alive_tells_the_age_of_the_last_round() -> None:
+    """Health looks at it: a chore that hangs shows there."""
+    ages: list[float] = []
+    children = Children(works)
+    supervisor = supervise(children, chores=[Chore("look", 0.0, lambda: ages.append(supervisor.alive_s()))])
+    with stopped_when(lambda: len(ages) > 5, "some rounds went by"):
+        supervisor.run()
+    assert all(0 <= age < 10 for age in ages)

@@ -1,0 +1,103 @@
+"""The offset ledger: how far each Kafka partition has been applied, kept with the data it speaks of.
+
+A partition's batches form one chain: each batch's first statement moves the ledger row on, and only if the
+row still carries the owner's fence and the number of the batch before. A batch that did commit, although the
+connection broke meanwhile, is thereby seen as done when its owner claims the row again; a zombie's is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any, Final
+
+import psycopg
+import structlog
+
+from widetable.errors import ConfigurationError, FenceLostError, WideTableError
+from widetable.postgres import Connection
+from widetable.statements import load_statements
+
+log = structlog.get_logger(__name__)
+
+SQL: Final = load_statements(files("widetable") / "sql" / "ledger.sql")
+PATIENCE_S: Final = 5.0
+"""How long a new owner waits for the ledger row before it ends the session that blocks it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ownership of one partition: where its chain stands. `next_offset` is the first offset not applied."""
+
+    partition: int
+    fence: int
+    batch_no: int
+    next_offset: int
+
+
+class OffsetLedger:
+    """The ledger rows of one pipeline and topic, as one owner works with them on one session."""
+
+    def __init__(
+        self, conn: Connection, pipeline: str, topic_id: str, owner: str, connect: Callable[[], Connection]
+    ) -> None:
+        """`connect` opens another session of the same role, used only to end a stuck previous owner."""
+        self._conn = conn
+        self._key = {"pipeline": pipeline, "topic_id": topic_id}
+        self._owner = owner
+        self._connect = connect
+
+    def claim(self, partition: int) -> Claim:
+        """Become the owner; waits for a batch that the previous owner has in flight, and returns the truth.
+
+        Raises:
+            ConfigurationError: the partition is not in the ledger: it was added behind our back.
+        """
+        key = {**self._key, "partition": partition}
+        with self._freeing(key):
+            row = self._conn.execute(SQL["claim"], {**key, "owner": self._owner}).fetchone()
+        if row is None:
+            raise ConfigurationError(
+                f"Partition {partition} of the topic is not in the offset ledger: partitions were added, or the"
+                " topic was made anew, after `cdc-consumer init`. Per-ship order is not sure any more."
+            )
+        return Claim(partition, *row)
+
+    def advance(self, claim: Claim, to: int) -> Claim:
+        """Move the chain on by one batch; the first statement of the batch's transaction.
+
+        Raises:
+            FenceLostError: another owner has claimed the partition; roll back.
+        """
+        key = {**self._key, "partition": claim.partition}
+        chain = {"to": to, "fence": claim.fence, "batch_no": claim.batch_no}
+        if self._conn.execute(SQL["advance"], {**key, **chain}).rowcount != 1:
+            owner = self._conn.execute(SQL["owner"], key).fetchone()
+            raise FenceLostError(
+                f"partition {claim.partition} belongs to {owner[0] if owner else 'nobody'} now"
+            )
+        return replace(claim, batch_no=claim.batch_no + 1, next_offset=to)
+
+    @contextmanager
+    def _freeing(self, key: dict[str, Any]) -> Iterator[None]:
+        """After `PATIENCE_S`, end the session that holds the row, if it is the recorded owner's."""
+        waiting = {**key, "waiting_pid": self._conn.info.backend_pid}
+        timer = threading.Timer(PATIENCE_S, self._free, [waiting])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _free(self, waiting: dict[str, Any]) -> None:
+        try:
+            with self._connect() as conn:
+                ended = conn.execute(SQL["free"], waiting).fetchall()
+        except (psycopg.Error, WideTableError) as error:  # a thread of its own: the waiting claim times out
+            log.warning("previous_owner_not_ended", partition=waiting["partition"], error=str(error))
+        else:
+            log.warning("previous_owner_ended", partition=waiting["partition"], sessions=len(ended))

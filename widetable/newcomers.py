@@ -1,0 +1,140 @@
+"""Ships and channels that nobody has seen: found in overflow, registered as pending, or reported.
+
+In: what overflow holds and the registry does not name. Out: registry rows (and a new ship's empty tables),
+each in a layout change of its own; or the reason why not. Nothing here touches a table that has rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from typing import Final
+
+from widetable.channel_map import column_name, place
+from widetable.ddl import create_tables
+from widetable.layout_lock import layout_change, raise_version
+from widetable.narrow import FORMATS
+from widetable.planner import ColumnSize, misfits, row_size
+from widetable.postgres import Connection
+from widetable.registry import Registry, require_registry, write_channels, write_ship
+from widetable.sampling import TYPE_OF_FORMAT
+from widetable.schema_plan import PlannedChannel
+from widetable.settings import TargetSettings
+from widetable.statements import load_statements
+from widetable.values import ColumnType
+from widetable.wide_table import dropped_columns, recent_row_bytes, refuse_ship
+
+SQL: Final = load_statements(files("widetable") / "sql" / "newcomers.sql")
+NEWCOMERS_PER_STEP: Final = 50
+"""A stream that invents channels must not keep writers waiting; the next step goes on."""
+
+
+@dataclass(slots=True)
+class Newcomers:
+    """What was registered, what a person has to decide, and what can't be."""
+
+    ships: list[str] = field(default_factory=list)
+    channels: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Room:
+    """What a table holds already; `seen_bytes` is the average recent row, of the ship with the largest."""
+
+    owner: dict[str, str] = field(default_factory=dict)
+    sizes: list[ColumnSize] = field(default_factory=list)
+    dropped: int = 0
+    seen_bytes: int = 0
+
+    def refuses(self, channel: PlannedChannel) -> str | None:
+        """Why the table can't take the channel; None if it can."""
+        where = f"channel {channel.channel_id} stays in overflow: table {channel.table_no}"
+        if owner := self.owner.get(channel.column_name):
+            return f"{where} has column {channel.column_name!r} already, for channel {owner}"
+        size = row_size([*self.sizes, channel.size], self.dropped)
+        seen = replace(
+            size,
+            typical_bytes=max(size.typical_bytes, self.seen_bytes + math.ceil(channel.size.typical_bytes)),
+        )
+        reasons = misfits(seen)
+        return f"{where} is full: {'; '.join(reasons)}" if reasons else None
+
+    def take(self, channel: PlannedChannel) -> None:
+        """Count the channel in."""
+        self.owner[channel.column_name] = channel.channel_id
+        self.sizes.append(channel.size)
+        self.seen_bytes += math.ceil(channel.size.typical_bytes) if self.seen_bytes else 0
+
+
+def register_newcomers(conn: Connection, target: TargetSettings) -> Newcomers:
+    """Register what the policies allow, at most `NEWCOMERS_PER_STEP` of each kind."""
+    found = Newcomers()
+    registry = require_registry(conn)
+    ships = [ship_id for (ship_id,) in conn.execute(SQL["unknown_ships"])]
+    channels = [channel_id for (channel_id,) in conn.execute(SQL["unknown_channels"])]
+    if registry.new_ships == "manual":
+        found.waiting += [f"ship {ship_id}: `schema apply --ship-id {ship_id}` adds it" for ship_id in ships]
+    else:
+        _register_ships(conn, target, ships, found)
+    if registry.new_channels == "manual":
+        found.waiting += [f"channel {channel_id}: list it and run `schema apply`" for channel_id in channels]
+    else:
+        _register_channels(conn, channels, found)
+    return found
+
+
+def _register_ships(conn: Connection, target: TargetSettings, ships: Sequence[str], found: Newcomers) -> None:
+    for ship_id in ships:
+        with layout_change(conn):
+            registry = require_registry(conn)
+            if reason := refuse_ship(ship_id, list(registry.columns), registry.owner_of_prefix):
+                found.stuck.append(reason)
+            elif len(found.ships) < NEWCOMERS_PER_STEP:
+                write_ship(conn, ship_id)
+                create_tables(conn, target, registry, ship_id)
+                raise_version(conn)
+                found.ships.append(ship_id)
+
+
+def _register_channels(conn: Connection, channels: Sequence[str], found: Newcomers) -> None:
+    if not channels:
+        return
+    with layout_change(conn):
+        registry = require_registry(conn)
+        rooms = {table_no: _room(conn, registry, table_no) for table_no in registry.columns}
+        for channel_id in channels:
+            channel = _plan_channel(conn, registry, channel_id)
+            room = rooms.setdefault(channel.table_no, Room())
+            if reason := room.refuses(channel):
+                found.stuck.append(reason)
+            elif len(found.channels) < NEWCOMERS_PER_STEP:
+                write_channels(conn, [channel])
+                room.take(channel)
+                found.channels.append(channel_id)
+        if found.channels:
+            raise_version(conn)
+
+
+def _plan_channel(conn: Connection, registry: Registry, channel_id: str) -> PlannedChannel:
+    """Table by prefix rule, type by the most frequent format of its cells; text if they tell none."""
+    column_type: ColumnType = "text"
+    if registry.column_type == "typed":
+        row = conn.execute(SQL["formats"], [channel_id, list(FORMATS)]).fetchone()
+        column_type = TYPE_OF_FORMAT[row[0]] if row else "text"
+    table_no = place(channel_id, registry.rules, registry.default_table_no)
+    return PlannedChannel(channel_id, table_no, column_name(channel_id), column_type)
+
+
+def _room(conn: Connection, registry: Registry, table_no: int) -> Room:
+    names = [name for name, (_, no) in registry.tables().items() if no == table_no]
+    columns = registry.columns[table_no]
+    return Room(
+        owner={column.name: column.channel_id for column in columns},
+        sizes=[ColumnSize(column.column_type) for column in columns],
+        dropped=dropped_columns(conn, registry.wide_schema, names),
+        seen_bytes=max((recent_row_bytes(conn, registry.wide_schema, name) for name in names), default=0),
+    )

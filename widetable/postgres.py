@@ -1,0 +1,123 @@
+"""PostgreSQL sessions: opened with every timeout set, and errors sorted into retryable, fatal and ours.
+
+A session pins what text depends on (`extra_float_digits`, DateStyle, time zone), so that a value reads the
+same on both sides, and what bounds a stuck peer (`lock_timeout`, keepalives, `tcp_user_timeout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import conninfo
+
+from widetable.errors import ConfigurationError, RetryableError, UnreachableError, WideTableError
+from widetable.settings import SourceSettings, TargetSettings
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+TEXT_SETTINGS: Final = (
+    "-c extra_float_digits=1 -c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c bytea_output=hex"
+)
+KEEPALIVE: Final = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+
+NEVER: Final = 1 << 30
+"""Executions before a statement is prepared by itself: only `prepare=True` prepares (None would forbid that)."""
+
+# Classes of SQLSTATE after which the same transaction may well succeed: connection, transaction rollback,
+# resources, operator intervention, system error; lock_not_available; read_only_sql_transaction.
+RETRYABLE_CLASSES: Final = frozenset({"08", "40", "53", "57", "58"})
+RETRYABLE_STATES: Final = frozenset({"55P03", "25006", "25P03", "25P04"})
+# An ended statement is an outage too, but a person's cancel of the whole program is not.
+AUTH_CLASSES: Final = frozenset({"28", "3D"})
+
+
+def connect_source(settings: SourceSettings, application: str, *, autocommit: bool = True) -> Connection:
+    """Open a session on the source database, with text settings pinned."""
+    dsn = settings.dsn.get_secret_value()
+    return _connect(dsn, "source", "CDC_SOURCE__DSN", application, settings.connect_timeout_s, "", autocommit)
+
+
+def connect_target(settings: TargetSettings, application: str, *, autocommit: bool = True) -> Connection:
+    """Open a session on the target database: READ COMMITTED, with lock and idle timeouts set."""
+    extra = (
+        f" -c lock_timeout={settings.lock_timeout_ms}"
+        f" -c idle_in_transaction_session_timeout={settings.idle_in_transaction_timeout_ms}"
+        " -c default_transaction_isolation=read\\ committed -c jit=off -c plan_cache_mode=force_generic_plan"
+    )
+    dsn = settings.dsn.get_secret_value()
+    return _connect(
+        dsn, "target", "CDC_TARGET__DSN", application, settings.connect_timeout_s, extra, autocommit
+    )
+
+
+def session_dsn(dsn: str, application: str, connect_timeout_s: int, extra_options: str = "") -> str:
+    """`dsn` with keepalives, application name and pinned text settings added; the user's own options win."""
+    given = conninfo.conninfo_to_dict(dsn)
+    options = f"{TEXT_SETTINGS}{extra_options} {given.pop('options', '')}".strip()
+    defaults: dict[str, Any] = {
+        **KEEPALIVE,
+        "application_name": application,
+        "connect_timeout": str(connect_timeout_s),
+    }
+    return conninfo.make_conninfo("", **{**defaults, **given, "options": options})
+
+
+def _connect(
+    dsn: str, side: str, setting: str, application: str, timeout_s: int, extra: str, autocommit: bool
+) -> Connection:
+    try:
+        full = session_dsn(dsn, application, timeout_s, extra)
+    except psycopg.ProgrammingError as error:
+        message = f"{setting} is not a connection string PostgreSQL understands; write it as postgresql://user@host/db"
+        raise ConfigurationError(message) from error
+    try:
+        return psycopg.connect(full, autocommit=autocommit, prepare_threshold=NEVER)
+    except psycopg.OperationalError as error:
+        raise _connect_error(error, side, setting) from error
+
+
+def _connect_error(error: psycopg.OperationalError, side: str, setting: str) -> WideTableError:
+    """Sort a refused connection: wrong credentials or database are configuration, the rest may pass."""
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    wrong = ("password authentication failed", "does not exist", "no password supplied", "pg_hba.conf")
+    if any(part in reason for part in wrong):
+        return ConfigurationError(f"The {side} database refused the connection: {reason}. Check {setting}.")
+    return UnreachableError(
+        f"The {side} database does not answer: {reason}. Is it up, and is {setting} right?"
+    )
+
+
+def is_retryable(error: psycopg.Error) -> bool:
+    """Whether the same transaction may succeed later: outages, deadlocks, timeouts, full disks."""
+    state = error.sqlstate
+    if state is None:  # no SQLSTATE: libpq itself failed, the connection is gone
+        return isinstance(error, psycopg.OperationalError)
+    return state[:2] in RETRYABLE_CLASSES or state in RETRYABLE_STATES
+
+
+@contextmanager
+def retryable_errors(doing: str) -> Iterator[None]:
+    """Turn what may pass by itself into `RetryableError`, so that callers have one thing to catch."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if is_retryable(error):
+            raise RetryableError(f"{doing}: {str(error).strip() or type(error).__name__}") from error
+        raise
+
+
+def fetch_one(conn: Connection, query: LiteralString, *params: object) -> tuple[Any, ...]:
+    """The single row of a query that always returns one."""
+    row = conn.execute(query, params).fetchone()
+    if row is None:
+        raise LookupError(query)
+    return row
