@@ -87,7 +87,6 @@ class Assembly:
 
     def __init__(self, limits: HoldLimits) -> None:
         self._limits = limits
-        self._quiet_ms = min(limits.hold_ms, limits.max_hold_ms)
         self._chunks: list[Chunk] = []
         self._groups: defaultdict[int, Groups] = defaultdict(OrderedDict)  # by partition
         self._ready: defaultdict[int, set[Key]] = defaultdict(set)
@@ -203,7 +202,7 @@ class Assembly:
     def _is_quiet(self, touched: Clock, clock: Clock) -> bool:
         """Nothing came for long; at the latest by the wall, for record time may stand still for ever."""
         silence_ms = clock.monotonic_ms - touched.monotonic_ms
-        return _passed(touched, clock, self._quiet_ms) or silence_ms >= self._limits.max_hold_ms
+        return _passed(touched, clock, self._limits.hold_ms) or silence_ms >= self._limits.max_hold_ms
 
     def _release(self, groups: Groups, key: Key, released: BoolArray) -> None:
         group = groups.pop(key)

@@ -51,16 +51,20 @@ class Records:
 
         `expected` has the next offset of every partition that these records are of.
         """
-        found = set()
-        for partition in np.unique(self.partitions).tolist():
-            offsets = self.offsets[self.partitions == partition]
-            wanted = np.concatenate([[expected[partition]], offsets[:-1] + 1])
-            wrong = np.flatnonzero(offsets != wanted)
-            found |= {
-                (partition, *pair)
-                for pair in zip(wanted[wrong].tolist(), offsets[wrong].tolist(), strict=True)
-            }
-        return found
+        if not len(self):
+            return set()
+        same = self.partitions[1:] == self.partitions[:-1]
+        wanted = np.empty(len(self), np.int64)
+        wanted[1:] = self.offsets[:-1] + 1
+        following = dict(expected)
+        starts = np.concatenate([[0], np.flatnonzero(~same) + 1]).tolist()
+        for start, end in zip(starts, [*starts[1:], len(self)], strict=True):  # runs of one partition: few
+            partition = int(self.partitions[start])
+            wanted[start] = following[partition]
+            following[partition] = int(self.offsets[end - 1]) + 1
+        wrong = np.flatnonzero(self.offsets != wanted)
+        columns = (part[wrong].tolist() for part in (self.partitions, wanted, self.offsets))
+        return set(zip(*columns, strict=True))
 
     def before(self, partition: int, offset: int) -> Records:
         """These records without those of `partition` from `offset` on: what a truncate leaves to apply."""

@@ -71,7 +71,7 @@ def _run(build: Build, owner: str, pipe: Pipe, stopping: Callable[[], bool]) -> 
                 gc.collect()
     finally:
         consumer.close()
-    _tell(pipe, snapshot)
+        _tell(pipe, snapshot)
 
 
 def _report(consumer: Consumer, snapshot: Snapshot, pipe: Pipe) -> bool:

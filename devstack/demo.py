@@ -114,7 +114,7 @@ def _play(demo: Demo, stack: ExitStack, rows: int, seed: int) -> dict[str, Any]:
         history,
         LiveLoad(
             source,
-            fleet.with_strangers(),
+            fleet,
             start=now,
             history=(history.first_moment, history.until),
             rows_per_second=LIVE_ROWS_PER_S,

@@ -55,9 +55,12 @@ def main(owner: int) -> None:
     """Collect wards until the owner is gone, then end them."""
     wards: list[tuple[psutil.Process, int]] = []
     folders: list[Path] = []
-    while os.getppid() == owner:
+    while True:
+        # What the owner has said counts also when it was gone before we could listen.
         if not select.select([0], [], [], POLL_S)[0]:
-            continue
+            if os.getppid() == owner:
+                continue
+            break
         # One read per line: a buffered reader would hide the second line from select.
         text = _read_lines()
         if not text:

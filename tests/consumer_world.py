@@ -78,6 +78,7 @@ class FakeSource:
         self.reads = 0
         self.waits: list[float] = []
         self.before_read: list[Callable[[], None]] = []  # what the group does within the next read
+        self.skips = 0  # records that the next read leaves out at its start, as a broken client would
         self.leaks: list[int] = []  # partitions whose records arrive although they are not being read
         self.closed = False
 
@@ -92,7 +93,7 @@ class FakeSource:
         for partition in [*self.reading, *self.leaks]:
             start = self.reading.get(partition, 0)
             found = [(o, v) for o, v in self._topic.records[partition] if o >= start]
-            found = found[: max(0, batch_events - len(rows))]
+            found, self.skips = found[self.skips :][: max(0, batch_events - len(rows))], 0
             rows += [(partition, offset, value) for offset, value in found]
             if found and partition in self.reading:
                 self.reading[partition] = found[-1][0] + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ TYPES: Final[dict[str, ColumnType]] = {
 UNLISTED = "new/channel"
 NOON_US = 1_767_268_800_000_000
 TICK_US = 15_000_000
+WAIT_S = 20.0
 HISTORY, STREAM = Origin("test"), Origin("test", "topic", "topic-id")
 
 
@@ -240,6 +243,35 @@ def small_plan(
         ships=tuple(ships),
         deletes=deletes,
     )
+
+
+@contextmanager
+def waiting_behind(first: WriterWorld, samples: list[Sample], second: WriterWorld) -> Iterator[list[Applied]]:
+    """The block writes with `first`; before it commits, `second` writes in a thread and is seen to wait for it.
+
+    The list holds what became of the second batch, once the block is left.
+    """
+    done: list[Applied] = []
+    thread = threading.Thread(target=lambda: done.append(second.write(samples)))
+    with first.conn.transaction():
+        first.writer.begin()
+        yield done
+        thread.start()
+        wait_for_lock(first, second)
+    thread.join()
+    assert done, "the second writer failed"
+
+
+def wait_for_lock(first: WriterWorld, second: WriterWorld) -> None:
+    """Until the server says that the second session waits for the first."""
+    pids = [first.conn.info.backend_pid, second.conn.info.backend_pid]
+    deadline = time.monotonic() + WAIT_S
+    with connect_target(first.settings, "watcher") as conn:
+        while time.monotonic() < deadline:
+            row = conn.execute("SELECT %s = ANY (pg_blocking_pids(%s)), pg_sleep(0.01)", pids).fetchone()
+            if row and row[0]:
+                return
+    raise AssertionError("the second writer does not wait for the first")
 
 
 def narrow_batch(samples: Iterable[Sample]) -> pa.RecordBatch:

@@ -33,7 +33,7 @@ def load_on(source: str, history: HistoryReport, rows_per_second: float) -> Live
     """A fleet that writes new moments and changes those of history."""
     return LiveLoad(
         source,
-        plan_fleet(SHIPS, seed=7).with_strangers(),
+        plan_fleet(SHIPS, seed=7),
         start=NOW,
         history=(history.first_moment, history.until),
         rows_per_second=rows_per_second,

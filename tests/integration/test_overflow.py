@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,6 +14,7 @@ from tests.writer_world import (
     COUNT,
     HISTORY,
     LOAD,
+    MOMENT_US,
     NOON_US,
     ON,
     SHIP,
@@ -32,6 +33,7 @@ from tests.writer_world import (
     open_world,
     open_worlds,
     updated,
+    wait_for_lock,
 )
 from widetable.applied import Applied
 from widetable.layout_lock import layout_change, raise_version
@@ -136,31 +138,42 @@ def test_a_ship_and_channel_that_come_to_life_leave_overflow_to_the_drain(own: W
     assert own.overflow() == {UNLISTED_KEY: Cell("a")}
 
 
-def test_writers_of_the_same_overflow_cells_do_not_deadlock(world: WriterWorld) -> None:
-    """Whatever order the events come in, the rows are made and locked in the order of their keys."""
-    world.conn.execute("SET deadlock_timeout = '20ms'")
+def test_overflow_cells_are_locked_in_the_order_of_their_keys(world: WriterWorld) -> None:
+    """Whatever order they were made in or come in: two writers of the same cells can't deadlock."""
+    moments = [NOON_US + i * TICK_US for i in range(9)]
+    for moment_us in reversed(moments):
+        world.write([created("a", UNLISTED, moment_us=moment_us)])
+    batch = [updated("b", UNLISTED, moment_us=moments[i], lsn=i + 2) for i in (8, 2, 6, 0, 4, 1, 5, 3, 7)]
+    with world.second() as other, world.second() as watcher, ThreadPoolExecutor() as pool:
+        with world.conn.transaction():
+            world.conn.execute(
+                f"SELECT FROM overflow_cell WHERE {MOMENT_US} = {moments[4]} FOR UPDATE".encode()
+            )
+            done = pool.submit(other.write, batch)
+            wait_for_lock(world, other)
+            query = f"SELECT {MOMENT_US} FROM overflow_cell ORDER BY created_time FOR UPDATE SKIP LOCKED"
+            free = [moment_us for (moment_us,) in watcher.conn.execute(query.encode())]
+        assert done.result().overflow == len(batch)
+    assert free == moments[5:]
+
+
+def test_two_writers_that_hammer_the_same_overflow_cells_both_arrive(world: WriterWorld) -> None:
+    """Inserts and updates mixed, in random order, again and again; no deadlock, and the newest version stays."""
     moments = [NOON_US + i * TICK_US for i in range(300)]
-    errors: list[BaseException] = []
 
     def hammer(mine: WriterWorld, seed: int) -> None:
         rng = random.Random(seed)
-        try:
-            for lsn in range(2, 8):
-                chosen = rng.sample(moments, 250)
-                batch = [created("c", UNLISTED, moment_us=m, lsn=lsn) for m in chosen[:120]]
-                batch += [updated(f"{seed}", UNLISTED, moment_us=m, lsn=lsn) for m in chosen[120:]]
-                mine.write(batch)
-        except BaseException as error:  # noqa: BLE001 - carried to the test's own thread
-            errors.append(error)
+        for lsn in range(2, 8):
+            chosen = rng.sample(moments, 300)
+            batch = [created("c", UNLISTED, moment_us=m, lsn=lsn) for m in chosen[:120]]
+            mine.write(batch + [updated(f"{lsn}", UNLISTED, moment_us=m, lsn=lsn) for m in chosen[120:]])
 
-    with world.second() as other:
-        threads = [threading.Thread(target=hammer, args=(mine, i)) for i, mine in enumerate((world, other))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert errors == []
-    assert len(world.overflow()) == len(moments)
+    with world.second() as other, ThreadPoolExecutor() as pool:
+        for done in [pool.submit(hammer, mine, i) for i, mine in enumerate((world, other))]:
+            done.result()
+    found = world.overflow()
+    assert len(found) == len(moments)
+    assert all(cell.value == f"{cell.version[1]}" for cell in found.values() if cell.version)
 
 
 # -- values that do not fit their column --------------------------------------------------------------------------
@@ -283,12 +296,13 @@ def test_a_merge_that_makes_a_row_too_big_diverts_what_comes_and_keeps_what_is_t
     first, rest = channels[:300], channels[300:]
     broad.write([created(FULL, channel) for channel in first])
     other = created("fine", channels[0], moment_us=NOON_US + TICK_US)
-    update = updated("y" * 23, first[0], lsn=9)
-    applied = broad.write([other, update, *(created(FULL, channel) for channel in rest)])
-    assert applied == Applied(events=102, applied=1, overflow=101, rows_new=1, rows_merged=1, cells_set=1)
+    updates = [updated("y" * 23, first[0], lsn=9), updated(None, first[2], lsn=10)]
+    applied = broad.write([other, *updates, *(created(FULL, channel) for channel in rest)])
+    assert applied == Applied(events=103, applied=2, overflow=101, rows_new=1, rows_merged=1, cells_set=2)
     found, over = broad.cells(), broad.overflow()
     assert found[Key(SHIP, NOON_US, first[0])] == Cell(None, (1, 9), "o")
     assert found[Key(SHIP, NOON_US, first[1])] == Cell(FULL)
+    assert found[Key(SHIP, NOON_US, first[2])] == Cell(None, (1, 10), "u")
     assert len(found) == 301
     assert over[Key(SHIP, NOON_US, first[0])] == Cell("y" * 23, (1, 9), "u")
     assert {key.channel for key in over} == {first[0], *rest}

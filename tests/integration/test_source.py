@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -94,6 +95,13 @@ class Member:
             while self._to_start:
                 self.source.start(self._to_start.pop(), self._start_at)
         return polled
+
+    def give_up_some(self, chance: random.Random) -> None:
+        """An outage: nothing is read any more, and some of it is started again at once."""
+        if chance.random() < 0.3:
+            self.source.pause(range(PARTITIONS))
+            for partition in chance.sample(sorted(self.assigned), len(self.assigned) // 2):
+                self.source.start(partition, chance.randrange(RECORDS))
 
     @property
     def revoked(self) -> set[int]:
@@ -347,3 +355,44 @@ def test_more_members_than_partitions_leave_some_idle(topic: Topic, protocol: st
         crowd = (a, b, c, d, e)
         read_until(lambda: sorted(len(m.assigned) for m in crowd) == [0, 1, 1, 1, 1], *crowd)
         assert set().union(*(m.assigned for m in crowd)) == set(range(PARTITIONS))
+
+
+@both_protocols
+def test_members_that_do_not_read_hand_over_too(topic: Topic, protocol: str) -> None:
+    """The target is away, so nothing is started, or all was given up: the group goes on working."""
+    group = f"{topic.name}-outage"
+    with member(topic, protocol, group) as first:
+        read_until(has_all(first), first)
+        for partition in (0, 1):
+            first.source.start(partition, 0)
+        first.source.pause(range(PARTITIONS))
+        with member(topic, protocol, group) as second:
+            read_until(lambda: len(second.assigned) == PARTITIONS // 2, first, second)
+            read_until(lambda: len(first.assigned) == PARTITIONS // 2, first, second)
+            assert not first.assigned & second.assigned
+        read_until(has_all(first), first)
+        assert first.read_count == 0
+        first.source.start(3, 18)
+        read_until(lambda: first.read_count >= 2, first)
+        assert first.offsets == {3: [18, 19]}
+
+
+@both_protocols
+def test_a_storm_of_joins_leaves_and_outages_ends_in_order(topic: Topic, protocol: str) -> None:
+    """Whatever is started, given up, taken and given in between: at last one member reads all, exactly."""
+    chance = random.Random(7)
+    group = f"{topic.name}-storm"
+    with member(topic, protocol, group, start_at=0) as steady:
+        for _ in range(4):
+            with member(topic, protocol, group, start_at=chance.randrange(RECORDS)) as guest:
+                wanted = chance.randrange(1, 3)
+                while len(guest.assigned) < wanted:
+                    for joined in (steady, guest):
+                        joined.read(0.02)
+                        joined.give_up_some(chance)
+        read_until(has_all(steady), steady)
+        for partition in range(PARTITIONS):
+            steady.source.start(partition, 0)
+        steady.offsets.clear()
+        read_until(lambda: steady.read_count >= PARTITIONS * RECORDS, steady)
+        assert steady.offsets == {p: list(range(RECORDS)) for p in range(PARTITIONS)}

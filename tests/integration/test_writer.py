@@ -40,8 +40,9 @@ from tests.writer_world import (
     open_world,
     open_worlds,
     updated,
+    waiting_behind,
 )
-from widetable import pivot
+from widetable import pivot, wide_rows
 from widetable.applied import Applied
 from widetable.errors import ConfigurationError, LayoutChangedError
 from widetable.layout_lock import layout_change, raise_version
@@ -52,8 +53,6 @@ from widetable.settings import SourceSettings
 from widetable.values import bool_text, double_text, long_text
 
 pytestmark = pytest.mark.postgres
-
-WAIT_S = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +79,12 @@ def own(target_dsn: str) -> Iterator[WriterWorld]:
     """A target that a test may alter."""
     with open_world(target_dsn) as world:
         yield world
+
+
+@pytest.fixture(params=[64, 0], ids=["few columns", "all columns"])
+def both_merges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge names the columns that a batch carries, or all of them once these are many."""
+    monkeypatch.setattr(wide_rows, "SPARSE_COLUMNS", request.param)
 
 
 # -- counts -----------------------------------------------------------------------------------------------------
@@ -165,6 +170,7 @@ def test_an_empty_batch_is_nothing(world: WriterWorld) -> None:
 # -- repetition -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("both_merges")
 def test_a_replay_writes_no_tuple(typed: WriterWorld) -> None:
     """Creates, updates, deletes, misfits, overflow and dead cells: all of it is there already."""
     batch = [
@@ -189,6 +195,7 @@ def test_a_replay_writes_no_tuple(typed: WriterWorld) -> None:
     assert typed.texts() == texts
 
 
+@pytest.mark.usefixtures("both_merges")
 def test_history_on_rows_that_the_stream_has_made_fills_holes_only(world: WriterWorld) -> None:
     """And says nothing where something is said, be it NULL by a version."""
     world.write([created("live", STATE), deleted(LOAD, lsn=9)])
@@ -200,6 +207,7 @@ def test_history_on_rows_that_the_stream_has_made_fills_holes_only(world: Writer
     }
 
 
+@pytest.mark.usefixtures("both_merges")
 def test_absent_cells_are_left_alone(world: WriterWorld) -> None:
     """A statement touches the cells that it carries, and no others of the row."""
     world.write([created("a", STATE), created("1", LOAD), created("2", HOSTILE)])
@@ -218,6 +226,7 @@ def test_a_delete_of_a_row_that_nobody_has_seen_leaves_its_version(world: Writer
     assert world.cells() == {Key(SHIP, NOON_US, STATE): Cell(None, (1, 5), "d")}
 
 
+@pytest.mark.usefixtures("both_merges")
 def test_batches_larger_than_a_pivot_are_written_in_parts(
     world: WriterWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +254,29 @@ def test_batches_larger_than_a_pivot_are_written_in_parts(
     assert len(wanted["tbl_data_timeseries_imo9000001_1"]) == len(moments)
 
 
+def test_new_rows_are_copied_in_the_order_of_their_keys(
+    world: WriterWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Table by table, by name, and by moment within: so two writers of new rows wait, and never in a circle."""
+    copied_to: list[str] = []
+    copy = wide_rows.WideRows._copy
+
+    def record(self: wide_rows.WideRows, query: str, data: memoryview) -> None:
+        copied_to.extend(f"{query} {line[:26]!r}" for line in bytes(data).splitlines())
+        copy(self, query, data)
+
+    monkeypatch.setattr(wide_rows.WideRows, "_copy", record)
+    batch = [
+        created("x", channel, ship=ship, moment_us=NOON_US + i * TICK_US)
+        for channel in (SPEED, STATE, HOSTILE)
+        for ship in (SISTER, SHIP)
+        for i in (2, 0, 1)
+    ]
+    world.write(batch)
+    assert len(copied_to) == len(batch)
+    assert copied_to == sorted(copied_to)
+
+
 # -- hard names, moments and values -------------------------------------------------------------------------------
 
 NAMES = [
@@ -256,6 +288,7 @@ NAMES = [
 SHIPS = ['o"b', "o'b", "%s", "\\", "tab\t", "line\n", "{0}", ";--", "é" * 20, "MiXeD", "x" * 41]
 
 
+@pytest.mark.usefixtures("both_merges")
 @pytest.mark.parametrize("column_type", ["text", "typed"])
 def test_names_are_names_whatever_they_look_like(target_dsn: str, column_type: ColumnTypes) -> None:
     """Ships and channels that want to be SQL, placeholders, escapes or our own columns."""
@@ -410,33 +443,6 @@ def history_batch(source_dsn: str, rows: list[dict[str, Any]]) -> pa.RecordBatch
 # -- two writers --------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def waiting_behind(first: WriterWorld, samples: list[Sample], second: WriterWorld) -> Iterator[list[Applied]]:
-    """`second` writes in a thread and waits for what `first` has not committed; both are done afterwards."""
-    done: list[Applied] = []
-    thread = threading.Thread(target=lambda: done.append(second.write(samples)))
-    with first.conn.transaction():
-        first.writer.begin()
-        yield done
-        thread.start()
-        wait_for_lock(first, second)
-    thread.join(WAIT_S)
-    assert done, "the second writer failed"
-
-
-def wait_for_lock(first: WriterWorld, second: WriterWorld) -> None:
-    """Until the server says that the second session waits for the first."""
-    pids = [second.conn.info.backend_pid, first.conn.info.backend_pid]
-    with psycopg.connect(first.settings.dsn.get_secret_value(), autocommit=True) as conn:
-        for _ in range(int(WAIT_S * 100)):
-            row = conn.execute(
-                "SELECT %s = ANY (pg_blocking_pids(%s)), pg_sleep(0.01)", pids[::-1]
-            ).fetchone()
-            if row and row[0]:
-                return
-    raise AssertionError("the second writer does not wait for the first")
-
-
 def test_two_writers_of_the_same_new_row_both_arrive(world: WriterWorld) -> None:
     """The second finds the row when it wants to insert it, starts over, and merges."""
     mine = [created("a", STATE), created("1", LOAD)]
@@ -451,6 +457,15 @@ def test_two_writers_of_the_same_new_row_both_arrive(world: WriterWorld) -> None
         Key(SHIP, NOON_US, COUNT): Cell("3"),
         Key(SHIP, NOON_US, HOSTILE): Cell("c"),
     }
+
+
+def test_an_older_update_that_waited_for_a_newer_one_is_outranked(world: WriterWorld) -> None:
+    """What the row has recorded is read under its lock, not before."""
+    world.write([created("a"), updated("b", lsn=2)])
+    with world.second() as other, waiting_behind(world, [updated("old", lsn=5)], other) as done:
+        world.writer.apply(narrow_batch([updated("new", lsn=9)]), [], HISTORY)
+    assert done == [Applied(events=1, superseded=1)]
+    assert world.cells() == {Key(SHIP, NOON_US, STATE): Cell("new", (1, 9), "u")}
 
 
 @pytest.mark.parametrize("slice_first", [True, False], ids=["slice first", "delete first"])
@@ -499,7 +514,7 @@ def racing(action: Callable[[], object]) -> Iterator[None]:
     thread = threading.Thread(target=lambda: done.append(action()))
     thread.start()
     yield
-    thread.join(WAIT_S)
+    thread.join()
     assert done, "the other writer failed"
 
 

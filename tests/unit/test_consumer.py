@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from cdc_consumer.consumer import BACKOFF_S, CALM_S, IDLE_WAIT_S, RECLAIM_S, RIVAL_LOSSES
+from cdc_consumer.consumer import BACKOFF_S, BELIEVED_JUMPS, CALM_S, IDLE_WAIT_S, RECLAIM_S, RIVAL_LOSSES
 from tests.consumer_world import HOLD_MS, START_S, Topic, World, started
 from widetable.errors import ConfigurationError, RetryableError, StoppedError, UnreachableError
 from widetable.ledger import Claim
@@ -141,6 +141,29 @@ def test_lag_is_counted_from_the_ledger() -> None:
     assert (world.consumer.lags(), world.consumer.held_rows) == ({0: 1, 1: 0}, 1)
     world.settle()
     assert (world.consumer.lags(), world.consumer.held_rows) == ({0: 0, 1: 0}, 0)
+
+
+def test_records_that_were_skipped_are_read_again() -> None:
+    """A jump in the offsets is not believed at first sight: the partition is claimed and read once more."""
+    world = started(0, 1)
+    for partition in (0, 0, 0, 1):
+        world.sample(partition)
+    world.source.skips = 2
+    world.settle(10)
+    assert (world.ledger.applied(0), world.ledger.applied(1)) == ([0, 1, 2], [0])
+    assert (world.counts.rereads, world.counts.outages) == (1, 0)
+
+
+def test_a_jump_that_is_still_there_is_believed() -> None:
+    """Holes are legal; each costs one more reading, and a topic that is full of them none in the end."""
+    world = started(0, topic=Topic(step=2))
+    for _ in range(BELIEVED_JUMPS * 2):
+        world.sample()
+        world.settle(2)
+    world.settle(10)
+    assert world.ledger.rows[0].next_offset == world.topic.end(0)
+    assert set(world.ledger.applied(0)) == {offset for offset, _ in world.topic.records[0]}
+    assert world.counts.rereads == BELIEVED_JUMPS
 
 
 # -- assignment ---------------------------------------------------------------------------------------------

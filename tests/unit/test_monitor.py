@@ -67,6 +67,7 @@ def test_metrics_show_loop_counts_and_lag() -> None:
             outages=6,
             busy_s=7.5,
             held_rows=8,
+            rereads=11,
             lag={0: 9, 11: 10},
         )
     )
@@ -79,6 +80,7 @@ def test_metrics_show_loop_counts_and_lag() -> None:
         "cdc_outages_total": 6,
         "cdc_busy_seconds_total": 7.5,
         "cdc_held_rows": 8,
+        "cdc_rereads_total": 11,
         "cdc_lag_messages,0": 9,
         "cdc_lag_messages,11": 10,
     }
