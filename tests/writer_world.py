@@ -7,56 +7,27 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 from psycopg import sql
 
 from devstack.databases import Server
 from devstack.pytest_plugin import fresh_database
-from tests.property.model.cell import UNKNOWN, Cell, Event
-from widetable.apply import Applied, Origin, Writer
+from tests.property.model.cell import UNKNOWN, Cell
+from tests.writer_samples import SHIP, SISTER, TABLE_OF, TYPES, Key, Sample, narrow_batch
+from widetable.applied import Applied
+from widetable.apply import Origin, Writer
 from widetable.channel_map import column_names
 from widetable.control import check_control
 from widetable.ddl import apply_schema
-from widetable.narrow import NARROW_SCHEMA, DeadCell, Op
+from widetable.narrow import DeadCell
 from widetable.postgres import Connection, connect_target
 from widetable.schema_plan import ColumnTypes, Deletes, PlannedChannel, SchemaPlan, System
 from widetable.settings import TargetSettings
-from widetable.values import ColumnType
 
-SHIP, SISTER = "IMO9000001", 'imo "b"; --%s'
-LOAD, COUNT, STATE, ON, SPEED = "me/load", "me/count", "me/state", "nav/on", "nav/speed"
-HOSTILE = "odd/\"quoted\"; DROP TABLE x; -- 100%s {0} 'single' \\ and more than 63 bytes"
-TABLE_OF: Final = {LOAD: 1, COUNT: 1, STATE: 1, HOSTILE: 2, ON: 2, SPEED: 3}
-TYPES: Final[dict[str, ColumnType]] = {
-    LOAD: "float8",
-    COUNT: "int8",
-    STATE: "text",
-    ON: "bool",
-    SPEED: "float8",
-}
-UNLISTED = "new/channel"
-NOON_US = 1_767_268_800_000_000
-TICK_US = 15_000_000
 WAIT_S = 20.0
 HISTORY, STREAM = Origin("test"), Origin("test", "topic", "topic-id")
-
-
-class Key(NamedTuple):
-    """Which cell."""
-
-    ship: str
-    moment_us: int
-    channel: str
-
-
-class Sample(NamedTuple):
-    """A change of a cell on its way to the writer."""
-
-    key: Key
-    event: Event
-    value_format: str | None = "String"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,53 +243,6 @@ def wait_for_lock(first: WriterWorld, second: WriterWorld) -> None:
             if row and row[0]:
                 return
     raise AssertionError("the second writer does not wait for the first")
-
-
-def narrow_batch(samples: Iterable[Sample]) -> pa.RecordBatch:
-    """Samples as a `NarrowBatch`; every value stands in str_v."""
-    rows = []
-    for offset, sample in enumerate(samples):
-        event = sample.event
-        streamed = event.op is not Op.READ
-        rows.append(
-            {
-                "ship_id": sample.key.ship,
-                "channel_id": sample.key.channel,
-                "created_time": sample.key.moment_us,
-                "value_format": sample.value_format,
-                "str_v": event.value,
-                "op": int(event.op),
-                "epoch": event.version[0],
-                "lsn": event.version[1],
-                "partition": 0 if streamed else -1,
-                "offset": offset if streamed else -1,
-            }
-        )
-    return pa.RecordBatch.from_pylist(rows, NARROW_SCHEMA)
-
-
-def created(
-    value: str | None, channel: str = STATE, *, ship: str = SHIP, moment_us: int = NOON_US, lsn: int = 1
-) -> Sample:
-    """An insert of the source."""
-    return Sample(Key(ship, moment_us, channel), Event(Op.CREATE, (1, lsn), value))
-
-
-def updated(
-    value: str | None, channel: str = STATE, *, ship: str = SHIP, moment_us: int = NOON_US, lsn: int = 2
-) -> Sample:
-    """An update of the source."""
-    return Sample(Key(ship, moment_us, channel), Event(Op.UPDATE, (1, lsn), value))
-
-
-def deleted(channel: str = STATE, *, ship: str = SHIP, moment_us: int = NOON_US, lsn: int = 3) -> Sample:
-    """A delete of the source."""
-    return Sample(Key(ship, moment_us, channel), Event(Op.DELETE, (1, lsn)))
-
-
-def copied(value: str | None, channel: str = STATE, *, ship: str = SHIP, moment_us: int = NOON_US) -> Sample:
-    """A row that a slice read."""
-    return Sample(Key(ship, moment_us, channel), Event(Op.READ, (0, 0), value))
 
 
 def known(found: dict[Key, Cell], key: Key) -> Cell:

@@ -80,6 +80,8 @@ class Writer:
         if self._session is not None:
             self._session.wide.drop()
             self._session = None
+        # Plans are kept; one made while a table was empty would scan it from end to end for ever.
+        self._conn.execute("SET enable_seqscan = off")
         layout = load_layout(self._conn)
         wide = WideRows(self._conn, layout)
         wide.prepare()

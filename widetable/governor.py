@@ -10,7 +10,7 @@ most.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
@@ -132,10 +132,9 @@ class Governor:
         registry = require_registry(self._conn)
         pending = [column for column in registry.columns[table_no] if column.pending]
         names = [name for name, (_, no) in registry.tables().items() if no == table_no]
-        ready = [
-            self._add_columns(name, pending) for name in names
-        ]  # every table, also after one that could not
-        if not all(ready) or not self._drain_early(self._channel_drains(registry, table_no, pending)):
+        if not self._add_columns(names, pending) or not self._drain_early(
+            self._channel_drains(registry, table_no, pending)
+        ):
             return
         with layout_change(self._conn):
             # Read again: ships may have come since.
@@ -150,37 +149,52 @@ class Governor:
         tables = registry.tables(live).items()
         return [self._drain(registry, ship, name, pending) for name, (ship, no) in tables if no == table_no]
 
-    def _add_columns(self, name: str, pending: Sequence[Column]) -> bool:
-        """Add the columns that a table lacks; returns whether it has them all now."""
-        there = found_columns(self._conn, self._target.wide_schema, [name]).get(name)
-        if there is None:
-            self._report.stuck.append(f"{name} is missing: run `cdc-consumer schema apply`")
-            return False
-        missing = [column for column in pending if column.name not in there]
-        if missing and not self._alter_patiently(name, missing):
-            self._report.stuck.append(f"{name}: its new columns wait for a lock that somebody holds")
-            return False
-        self._report.altered_tables += [name] if missing else []
-        return True
+    def _add_columns(self, names: Sequence[str], pending: Sequence[Column]) -> bool:
+        """Add the columns that tables lack; returns whether all have them now.
 
-    def _alter_patiently(self, name: str, missing: Sequence[Column]) -> bool:
-        """Try a few times, and give the readers a pause in between; returns whether it worked."""
+        Tries a few times, and gives readers a pause in between.
+        """
+        there = found_columns(self._conn, self._target.wide_schema, names)
+        self._report.stuck += [
+            f"{name} is missing: run `cdc-consumer schema apply`" for name in names if name not in there
+        ]
+        lacking = {
+            name: [column for column in pending if column.name not in columns]
+            for name, columns in there.items()
+        }
+        left = [name for name in names if lacking.get(name)]
         for pause_s in (*BACKOFF_S, 0.0):
-            try:
-                self._alter(name, missing)
-            except psycopg.errors.LockNotAvailable:
-                if time.monotonic() > self._deadline_s:
-                    break
-                time.sleep(pause_s)
-            else:
-                return True
-        return False
+            left = self._alter(left, lacking)
+            if not left or time.monotonic() > self._deadline_s:
+                break
+            time.sleep(pause_s)
+        self._report.stuck += [
+            f"{name}: its new columns wait for a lock that somebody holds" for name in left
+        ]
+        return not left and len(there) == len(names)
 
-    def _alter(self, name: str, missing: Sequence[Column]) -> None:
+    def _alter(self, names: Sequence[str], lacking: Mapping[str, Sequence[Column]]) -> list[str]:
+        """Alter tables up to the first one that a reader holds; returns those that are left.
+
+        One transaction and one new version for all: every version makes every writer prepare itself anew.
+        """
+        left = list(names)
+        if not left:
+            return left
         with layout_change(self._conn):
             self._conn.execute(DDL_LOCK_TIMEOUT)
-            self._conn.execute(add_columns(self._target.wide_schema, name, missing))
-            raise_version(self._conn)
+            try:
+                while left:
+                    with self._conn.transaction():  # a savepoint: what is altered stays
+                        statement = add_columns(self._target.wide_schema, left[0], lacking[left[0]])
+                        self._conn.execute(statement)
+                    self._report.altered_tables.append(left.pop(0))
+            except psycopg.errors.LockNotAvailable:
+                # The one that is held goes to the end, so that it can't keep the others waiting.
+                left = [*left[1:], left[0]]
+            if len(left) < len(names):
+                raise_version(self._conn)
+        return left
 
     # -- ships ----------------------------------------------------------------------------------------------
 
@@ -215,14 +229,12 @@ class Governor:
 
     def _drain_early(self, drains: Sequence[Drain]) -> bool:
         """Move what may move before the last transaction, chunk by chunk; returns whether that is done."""
-        for drain in drains:
-            while True:
-                if time.monotonic() > self._deadline_s:
-                    self._report.more = True
-                    return False
-                with layout_change(self._conn):
-                    moved = drain.fill()
-                self._report.drained_cells += moved
-                if not moved:
-                    break
-        return True
+        while True:
+            if time.monotonic() > self._deadline_s:
+                self._report.more = True
+                return False
+            with layout_change(self._conn):
+                moved = sum(drain.fill() for drain in drains)
+            self._report.drained_cells += moved
+            if not moved:
+                return True

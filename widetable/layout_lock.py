@@ -22,7 +22,7 @@ LOCK_EXCLUSIVE: Final = """
 SELECT pg_advisory_xact_lock(hashtextextended('narrow-to-wide layout ' || current_schema(), 0))
 """
 
-TURNS_MS: Final = (200, 400, 800, 1_600, 3_200, 6_400)
+TURNS_MS: Final = (200, 400, 800, 1_600, 3_200)
 
 
 def lock_layout_shared(conn: Connection) -> None:

@@ -29,6 +29,7 @@ KEEPALIVE: Final = {
     "tcp_user_timeout": "30000",
 }
 
+HINT: Final = "Is the server running"  # libpq's last line, below the one that says what happened
 NEVER: Final = 1 << 30
 """Executions before a statement is prepared by itself: only `prepare=True` prepares (None would forbid that)."""
 
@@ -64,6 +65,7 @@ def session_dsn(dsn: str, application: str, connect_timeout_s: int, extra_option
     given = conninfo.conninfo_to_dict(dsn)
     options = f"{TEXT_SETTINGS}{extra_options} {given.pop('options', '')}".strip()
     defaults: dict[str, Any] = {
+        "client_encoding": "UTF8",  # COPY sends our bytes as they are
         **KEEPALIVE,
         "application_name": application,
         "connect_timeout": str(connect_timeout_s),
@@ -87,7 +89,9 @@ def _connect(
 
 def _connect_error(error: psycopg.OperationalError, side: str, setting: str) -> WideTableError:
     """Sort a refused connection: wrong credentials or database are configuration, the rest may pass."""
-    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(HINT)]
+    reason = told[-1] if told else type(error).__name__
     wrong = ("password authentication failed", "does not exist", "no password supplied", "pg_hba.conf")
     if any(part in reason for part in wrong):
         return ConfigurationError(f"The {side} database refused the connection: {reason}. Check {setting}.")

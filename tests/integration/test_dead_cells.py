@@ -3,51 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from devstack.databases import Server
 from tests.property.model.cell import Cell
-from tests.writer_world import (
-    HISTORY,
+from tests.writer_samples import (
     LOAD,
     NOON_US,
     SHIP,
     STATE,
-    STREAM,
     TICK_US,
     UNLISTED,
     Key,
     Sample,
-    Worlds,
-    WriterWorld,
     copied,
     created,
     narrow_batch,
-    open_worlds,
 )
+from tests.writer_world import HISTORY, STREAM, WriterWorld
 from widetable.applied import Applied
 from widetable.narrow import FIRST_MOMENT_US, LAST_MOMENT_US, NARROW_SCHEMA, DeadCell, empty_batch
 
 pytestmark = pytest.mark.postgres
+pytest_plugins = ["tests.writer_fixture"]
 
 INFINITY_US, MINUS_INFINITY_US = 9_223_372_036_825_200_000, -9_223_372_036_832_400_000
-
-
-@pytest.fixture(scope="module")
-def worlds(target_server: Server) -> Iterator[Worlds]:
-    """Empty targets, by column type and deletes choice."""
-    with open_worlds(target_server) as worlds:
-        yield worlds
-
-
-@pytest.fixture
-def world(worlds: Worlds) -> WriterWorld:
-    """An empty target of text columns."""
-    return worlds("text", "apply")
 
 
 def dead_cells(world: WriterWorld) -> list[dict[str, Any]]:
@@ -75,14 +57,14 @@ POISON = [
 
 @pytest.mark.parametrize(("poison", "reason"), POISON)
 def test_one_poison_cell_costs_its_neighbours_nothing(
-    world: WriterWorld, poison: Sample, reason: str
+    text_world: WriterWorld, poison: Sample, reason: str
 ) -> None:
     """It is in the middle of a burst; the others of its row, and of overflow, arrive."""
-    applied = world.write([created("fine"), poison, created("too", UNLISTED)])
+    applied = text_world.write([created("fine"), poison, created("too", UNLISTED)])
     assert applied == Applied(events=3, applied=1, overflow=1, dead=1, rows_new=1)
-    assert world.cells() == {Key(SHIP, NOON_US, STATE): Cell("fine")}
-    assert world.overflow() == {Key(SHIP, NOON_US, UNLISTED): Cell("too")}
-    (dead,) = dead_cells(world)
+    assert text_world.cells() == {Key(SHIP, NOON_US, STATE): Cell("fine")}
+    assert text_world.overflow() == {Key(SHIP, NOON_US, UNLISTED): Cell("too")}
+    (dead,) = dead_cells(text_world)
     assert dead["reason"] == reason
     assert (dead["topic"], dead["topic_id"], dead["partition"], dead["kafka_offset"]) == (
         "topic",
@@ -92,10 +74,10 @@ def test_one_poison_cell_costs_its_neighbours_nothing(
     )
 
 
-def test_a_dead_cell_of_the_stream_tells_all_that_is_known(world: WriterWorld) -> None:
+def test_a_dead_cell_of_the_stream_tells_all_that_is_known(text_world: WriterWorld) -> None:
     """Coordinates, the cell as far as text can hold it, the values, and the headers of Connect's dead letters."""
-    world.write([created("a\0b", LOAD)])
-    (dead,) = dead_cells(world)
+    text_world.write([created("a\0b", LOAD)])
+    (dead,) = dead_cells(text_world)
     value = bytes.fromhex(dead.pop("raw_value").removeprefix("\\x"))
     assert json.loads(value)["str_v"] == "a\0b"
     detail = "a NUL character, which PostgreSQL text can't hold"
@@ -122,15 +104,15 @@ def test_a_dead_cell_of_the_stream_tells_all_that_is_known(world: WriterWorld) -
 
 
 @pytest.mark.parametrize("origin", [STREAM, HISTORY], ids=["stream", "history"])
-def test_values_that_contradict_each_other_are_dead(world: WriterWorld, origin: Any) -> None:
+def test_values_that_contradict_each_other_are_dead(text_world: WriterWorld, origin: Any) -> None:
     """Several columns set and the named one empty; from history they are known by their cell."""
     make = created if origin is STREAM else copied
     batch = several_values(
         [make("", LOAD), make("", LOAD, moment_us=NOON_US + TICK_US)], double_v="1", long_v="2"
     )
     for _ in range(2):
-        assert world.apply(batch, origin=origin) == Applied(events=2, dead=2)
-    found = dead_cells(world)
+        assert text_world.apply(batch, origin=origin) == Applied(events=2, dead=2)
+    found = dead_cells(text_world)
     assert [(dead["reason"], dead["ship_id"], dead["channel_id"]) for dead in found] == [
         ("ambiguous", SHIP, LOAD)
     ] * 2
@@ -139,27 +121,27 @@ def test_values_that_contradict_each_other_are_dead(world: WriterWorld, origin: 
     assert [dead["created_time"][-15:] for dead in found] == ["12:00:00.000000", "12:00:15.000000"]
 
 
-def test_a_replay_of_dead_cells_writes_no_tuple(world: WriterWorld) -> None:
+def test_a_replay_of_dead_cells_writes_no_tuple(text_world: WriterWorld) -> None:
     """Each is known by its coordinates: topic and offset, or the cell in history."""
     message = DeadCell("undecodable", "no schema 9", 0, 77, raw_key=b"key", raw_value=b"\x00\x09")
     for origin, make in ((STREAM, created), (HISTORY, copied)):
         batch = narrow_batch([make("nul\0", LOAD), make("nul\0", STATE)])
         dead = [message] if origin is STREAM else []
-        world.apply(batch, dead, origin)
-        before = world.tuples_written()
-        world.apply(batch, dead, origin)
-        assert world.tuples_written() == before
-    assert len(dead_cells(world)) == 5
+        text_world.apply(batch, dead, origin)
+        before = text_world.tuples_written()
+        text_world.apply(batch, dead, origin)
+        assert text_world.tuples_written() == before
+    assert len(dead_cells(text_world)) == 5
 
 
-def test_messages_that_could_not_be_decoded_come_with_the_batch(world: WriterWorld) -> None:
+def test_messages_that_could_not_be_decoded_come_with_the_batch(text_world: WriterWorld) -> None:
     """They are none of its events; key and value are kept byte for byte."""
     dead = [
         DeadCell("undecodable", "bad\0magic", 3, 8, raw_key=b"\x00\xff", raw_value=bytes(range(256))),
         DeadCell("undecodable", "no key", 3, 9, raw_value=b""),
     ]
-    assert world.apply(empty_batch(), dead) == Applied()
-    first, second = dead_cells(world)
+    assert text_world.apply(empty_batch(), dead) == Applied()
+    first, second = dead_cells(text_world)
     assert bytes.fromhex(first["raw_value"].removeprefix("\\x")) == bytes(range(256))
     assert bytes.fromhex(first["raw_key"].removeprefix("\\x")) == b"\x00\xff"
     assert first["detail"] == "bad\\0magic"
@@ -176,7 +158,9 @@ def test_messages_that_could_not_be_decoded_come_with_the_batch(world: WriterWor
         (NOON_US, "2026-01-01T12:00:00.000000"),
     ],
 )
-def test_infinite_moments_are_named_as_postgresql_does(world: WriterWorld, moment_us: int, text: str) -> None:
+def test_infinite_moments_are_named_as_postgresql_does(
+    text_world: WriterWorld, moment_us: int, text: str
+) -> None:
     """As text, for a timestamp column could hold them but no wide row has them as its key."""
-    world.apply(empty_batch(), [DeadCell("nul", "", -1, -1, SHIP, LOAD, moment_us)], HISTORY)
-    assert [dead["created_time"] for dead in dead_cells(world)] == [text]
+    text_world.apply(empty_batch(), [DeadCell("nul", "", -1, -1, SHIP, LOAD, moment_us)], HISTORY)
+    assert [dead["created_time"] for dead in dead_cells(text_world)] == [text]

@@ -145,7 +145,7 @@ def test_a_full_table_takes_no_more_channels(open_target: Open, monkeypatch: pyt
     assert sorted(report.live_channels) == ["/v1/ab09//a", "/v1/me09//a"]
     (reason,) = report.stuck
     assert reason.startswith(
-        "channel /v1/me09//b stays in overflow: table 2 is full: 6 columns; PostgreSQL allows 5"
+        "channel /v1/me09//b stays in overflow: table 2 is full: 6 columns; a wide table can have 5"
     )
     assert target.overflow() == [("S1", "/v1/me09//b", "1", None, "no_channel")]
 

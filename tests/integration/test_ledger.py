@@ -367,18 +367,24 @@ def test_waiting_claims_of_two_successors_both_end(database: Database, pool: Thr
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_session_that_is_not_the_recorded_owner_is_left_alone(database: Database) -> None:
-    """A person's SELECT FOR UPDATE, or a resync: the claim times out as an outage and is tried again."""
+def test_only_the_owner_that_blocks_is_ended(database: Database) -> None:
+    """A person's SELECT FOR UPDATE, or a resync, blocks: neither it nor the idle owner is ended.
+
+    The claim times out as an outage and is tried again.
+    """
     with (
-        database.owner("first", lock_timeout_ms=1_000) as first,
+        database.owner("first") as first,
+        database.owner("second", lock_timeout_ms=1_000) as second,
         closing(database.connect("a person")) as person,
         person.transaction(),
     ):
+        first.claim()
         person.execute("SELECT 1 FROM offset_ledger WHERE partition = 0 FOR UPDATE")
         with pytest.raises(RetryableError, match="lock timeout"):
-            first.claim()
+            second.claim()
         assert fetch_one(person, "SELECT 1") == (1,)
-    assert database.row()[0] == 0
+        assert first.alive
+    assert database.row()[0] == 1
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -401,6 +407,7 @@ def test_a_reused_process_id_is_not_mistaken_for_the_owner(database: Database) -
 
 
 @pytest.mark.usefixtures("_impatient")
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_claim_still_waits_where_the_second_session_fails(
     database: Database, pool: ThreadPoolExecutor
 ) -> None:

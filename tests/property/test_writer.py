@@ -12,15 +12,13 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from devstack.databases import Server
 from tests.property.model.cell import UNKNOWN, Event, Rule, apply
 from tests.property.model.flows import Typed, read
 from tests.property.model.histories import histories
 from tests.property.model.search import scenarios
 from tests.property.model.streams import batches, delivered, interleaving, random_stream
-from tests.writer_world import (
+from tests.writer_samples import (
     COUNT,
-    HISTORY,
     HOSTILE,
     LOAD,
     NOON_US,
@@ -33,16 +31,14 @@ from tests.writer_world import (
     UNLISTED,
     Key,
     Sample,
-    Worlds,
-    WriterWorld,
-    known,
-    open_worlds,
 )
+from tests.writer_world import HISTORY, Worlds, WriterWorld, known
 from widetable import wide_rows
 from widetable.narrow import Op
 from widetable.schema_plan import ColumnTypes, Deletes
 
 pytestmark = pytest.mark.postgres
+pytest_plugins = ["tests.writer_fixture"]
 
 WIDER = int(os.environ.get("CDC_TEST_WIDER") or 1)
 CHANNELS = (LOAD, COUNT, STATE, HOSTILE, ON, SPEED, UNLISTED)
@@ -55,13 +51,6 @@ FITTING = {
     HOSTILE: "\\N\t{}\n",
     UNLISTED: "'{}'",
 }
-
-
-@pytest.fixture(scope="module")
-def worlds(target_server: Server) -> Iterator[Worlds]:
-    """Empty targets, by column type and deletes choice."""
-    with open_worlds(target_server) as worlds:
-        yield worlds
 
 
 @dataclass(slots=True)

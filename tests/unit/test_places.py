@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.property.model.cell import Event
-from tests.writer_world import Key, Sample, narrow_batch
+from tests.writer_samples import Key, Sample, narrow_batch
 from widetable.cells import Events, read_events
 from widetable.layout import UNKNOWN, Layout, Shape, WideTable
 from widetable.narrow import Op

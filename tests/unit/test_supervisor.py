@@ -76,20 +76,27 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @contextmanager
-def stopped_when(condition: Callable[[], object], what: str, number: int = signal.SIGTERM) -> Iterator[None]:
-    """Send this process a signal as soon as the condition holds, or when it does not in time."""
+def stopped_when(
+    condition: Callable[[], object], what: str, number: int = signal.SIGTERM
+) -> Iterator[list[float]]:
+    """Send this process a signal as soon as the condition holds, or when it does not in time.
+
+    The list that it yields gets the time of the signal.
+    """
     failures: list[str] = []
+    sent_s: list[float] = []
 
     def watch() -> None:
         try:
             wait_until(condition, what)
         except AssertionError as error:
             failures.append(str(error))
+        sent_s.append(time.monotonic())
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=watch)
     thread.start()
-    yield
+    yield sent_s
     thread.join()
     assert not failures, failures
 
@@ -155,7 +162,7 @@ def test_not_ready_while_a_worker_is_missing() -> None:
     children = Children(works)
     supervisor = supervise(children, processes=2)
     assert not supervisor.ready()
-    with stopped_when(lambda: supervisor.ready() or None, "both workers report ready"):
+    with stopped_when(supervisor.ready, "both workers report ready"):
         supervisor.run()
     assert not supervisor.ready()
 
@@ -208,9 +215,10 @@ def test_few_endings_long_apart_are_no_reason_to_give_up(monkeypatch: pytest.Mon
 def test_a_worker_that_ignores_sigterm_is_killed_at_the_deadline() -> None:
     """One deadline for all, however many hang; what they counted is not lost."""
     children = Children(ignores_sigterm)
-    supervisor = supervise(children, processes=3, shutdown_s=0.5)
-    with stopped_when(supervisor.ready, "the workers report ready"):
+    supervisor = supervise(children, processes=3, shutdown_s=2.0)
+    with stopped_when(supervisor.ready, "the workers report ready") as sent_s:
         supervisor.run()
+        assert 2 <= time.monotonic() - sent_s[0] < 5
     assert [process.exitcode for process in children.started] == [-signal.SIGKILL] * 3
     assert supervisor.snapshot().polled == 30
 
@@ -298,6 +306,21 @@ def test_a_chore_waits_for_its_turn() -> None:
     with stopped_when(lambda: len(often) > 5, "the frequent chore runs"):
         supervise(children, chores=chores).run()
     assert len(rarely) == 1
+
+
+def test_a_chore_that_has_more_to_do_runs_again_at_once() -> None:
+    """Draining a backlog does not wait for the next turn; once it is done, it does."""
+    left, runs = [True, True, True], []
+
+    def drain() -> bool:
+        runs.append(left.pop() if left else False)
+        return runs[-1]
+
+    children = Children(works)
+    supervisor = supervise(children, chores=[Chore("drain", 3_600.0, drain)])
+    with stopped_when(lambda: len(runs) == 4 and supervisor.ready(), "the backlog is done"):
+        supervisor.run()
+    assert runs == [True, True, True, False]
 
 
 def test_alive_tells_the_age_of_the_last_round() -> None:
