@@ -7,6 +7,7 @@ been claimed and `start` names the offset. Committing offsets to Kafka is a cour
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,6 +39,8 @@ REFUSED: Final = frozenset(
 PASSING: Final = frozenset({ck.KafkaError.UNKNOWN_TOPIC_OR_PART, ck.KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - as above
 GATHER_S: Final = 0.01
 """How long a read waits for more records once it has some: keeps rounds few while records come one by one."""
+COMPLAINT_S: Final = 10.0
+"""librdkafka's own complaints are logged once in so long, per kind."""
 
 Assigned = Callable[[list[int]], None]
 
@@ -57,8 +60,11 @@ class Source:
         """`assigned` and `revoked` are called with partitions from within `read`."""
         self._topic = topic
         self._assigned, self._revoked = assigned, revoked
+        self._complained: dict[int, float] = {}  # error code -> when it was last logged
         self._reading: set[int] = set()  # of those assigned, the ones whose place the ledger has named
-        self._consumer = ck.Consumer({**READER, **config, "error_cb": _log_error}, logger=None)
+        self._consumer = ck.Consumer(
+            {**READER, **config, "error_cb": self._complain, "log_level": 0}, logger=None
+        )
         self._consumer.subscribe(
             [topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -184,10 +190,13 @@ class Source:
             log.warning("kafka_error", error=error.str())
         return True
 
+    def _complain(self, error: ck.KafkaError) -> None:
+        """Librdkafka says the same many times a second while a broker is away: once in a while is enough."""
+        now = time.monotonic()
+        if now - self._complained.get(error.code(), -COMPLAINT_S) >= COMPLAINT_S:
+            self._complained[error.code()] = now
+            log.warning("kafka_client", error=error.str(), fatal=error.fatal())
+
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
-
-
-def _log_error(error: ck.KafkaError) -> None:
-    log.warning("kafka_client", error=error.str(), fatal=error.fatal())

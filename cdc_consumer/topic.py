@@ -63,7 +63,19 @@ class Topics:
         self._timeout_s = settings.request_timeout_s
         self._complaint = ""  # the last thing librdkafka said on its own, e.g. why brokers are unreachable
         # log_level 0: it would write the same to stderr, beside the one line that we raise.
-        self._admin = AdminClient(settings.client(log_level=0, error_cb=self._listen))
+        self._config = settings.client(log_level=0, error_cb=self._listen)
+        self._client: AdminClient | None = None
+
+    @property
+    def _admin(self) -> AdminClient:
+        """The client; made anew after an error.
+
+        librdkafka's goes on asking with the leader epoch that it heard before a broker was restarted, and is
+        refused for ever.
+        """
+        if self._client is None:
+            self._client = AdminClient(self._config)
+        return self._client
 
     def describe(self, name: str) -> Topic | None:
         """The topic, or None when there is none of that name."""
@@ -130,6 +142,7 @@ class Topics:
         try:
             yield
         except KafkaException as error:
+            self._client = None
             raise kafka_error(error, self._complaint) from error
 
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ class Product:
 
     environment: Mapping[str, str]
     folder: Path
+    started: list[Process] = field(default_factory=list)
 
     def run(self, *command: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; `quiet` keeps its output for the caller instead of showing it."""
@@ -40,7 +41,14 @@ class Product:
             child = subprocess.Popen(
                 self._argv(command), env=self._environment(), stdout=file, stderr=subprocess.STDOUT
             )
-        return Process(child, log)
+        process = Process(child, log)
+        self.started.append(process)
+        return process
+
+    def kill_started(self) -> None:
+        """Leave nothing behind: SIGKILL for whatever still runs of what was started."""
+        for process in self.started:
+            process.kill()
 
     def _argv(self, command: tuple[str, ...]) -> list[str]:
         return [str(PROGRAMS / command[0]), *command[1:]]

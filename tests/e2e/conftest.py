@@ -67,4 +67,5 @@ def pipeline(stack: Stack, source_dsn: str, target_dsn: str, tmp_path: Path) -> 
     }
     product = Product(settings, tmp_path)
     yield Pipeline(product, source_dsn, target_dsn, tmp_path)
+    product.kill_started()
     product.run("cdc-consumer", "teardown", "--yes", quiet=True)
