@@ -81,6 +81,12 @@ class Proposal:
         return self.history.rows if self.history else 0
 
     @property
+    def resumes_fewer_ships(self) -> bool:
+        """Whether an open plan is gone on with that was made before some of the ships came."""
+        plan = self.decision.resume
+        return plan is not None and set(plan.scope.ships) != set(self.wanted.ships)
+
+    @property
     def nothing_to_do(self) -> bool:
         """Whether all of the scope is copied already."""
         return self.decision.resume is None and self.decision.remaining is None

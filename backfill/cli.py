@@ -116,6 +116,14 @@ def run(workers: int | None, dry_run: bool, report: Path | None, **asked: Any) -
     click.echo(proposal_text(proposal, slices=dry_run), err=not dry_run)
     if dry_run:
         return
+    _finish(settings, request, proposal, report)
+    if proposal.resumes_fewer_ships and not (rest := propose(settings, request)).nothing_to_do:
+        click.echo(proposal_text(rest, slices=False), err=True)
+        _finish(settings, request, rest, report)
+
+
+def _finish(settings: Settings, request: Request, proposal: Proposal, report: Path | None) -> None:
+    """Copy what was proposed to the end, and say what was done."""
     outcome = _copy(settings, request, proposal)
     click.echo(report_text(outcome.report))
     if report:

@@ -75,9 +75,8 @@ def decide(plans: Sequence[Plan], wanted: Scope, *, again: bool = False) -> Deci
     for plan in plans:
         if plan.finished or not plan.scope.overlaps(remaining):
             continue
-        if plan.scope.same_range(remaining) and set(remaining.ships) <= set(plan.scope.ships) <= set(
-            wanted.ships
-        ):
+        # Ships may have come since the plan was made: it is finished first, and they follow.
+        if plan.scope.same_range(remaining) and set(plan.scope.ships) <= set(wanted.ships):
             return Decision(resume=plan)
         raise ConfigurationError(_overlap(plan))
     return Decision(remaining=remaining)
