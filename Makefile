@@ -37,6 +37,9 @@ test: java install lint  ## Run lint and all tests on the real chain, with cover
 	$(RUN)coverage combine --quiet
 	$(RUN)coverage report --fail-under=90
 
+outages: java install  ## Kill broker and databases of the real chain under load: they come back, nothing is lost
+	$(RUN)pytest -m outage tests/e2e
+
 lint: install  ## Check style, types and package boundaries
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
@@ -51,4 +54,4 @@ requirements: install  ## Pin the dependencies again (writes both requirements f
 clean: down  ## Remove everything that was made here
 	rm -rf $(VENV) build .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install java demo up down test lint requirements clean
+.PHONY: help install java demo up down test outages lint requirements clean
