@@ -65,6 +65,7 @@ CREATE TABLE hand_off (
     placeholder       text NOT NULL,       -- what Debezium writes for an unchanged TOASTed value
     created_at        timestamptz NOT NULL DEFAULT now(),
     ended_at          timestamptz,         -- set when the slot was given up on purpose: a new epoch may begin
+    verify_required   text,                -- why all cells must be verified (a gap, a truncate); NULL: no reason
     PRIMARY KEY (pipeline, epoch)
 );
 
@@ -83,6 +84,15 @@ CREATE TABLE offset_ledger (
     updated_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (pipeline, topic_id, partition)
 ) WITH (fillfactor = 50);  -- updated once per batch: leave room for HOT
+
+-- A resync under way holds every ledger row of its pipeline. Its session stands here, so that a live writer
+-- that waits for one too long may end it.
+CREATE TABLE resync (
+    pipeline      text PRIMARY KEY,
+    backend_pid   int NOT NULL,
+    backend_start timestamptz NOT NULL,
+    started_at    timestamptz NOT NULL DEFAULT now()
+);
 
 -- How far the target is known to hold all that the source committed.
 CREATE TABLE settled (
