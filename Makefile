@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 RUN := $(VENV)/bin/
 PYTEST_ARGS ?=
+SEEDS ?= 1
+MINUTES ?= 30
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -37,8 +39,11 @@ test: java install lint  ## Run lint and all tests on the real chain, with cover
 	$(RUN)coverage combine --quiet
 	$(RUN)coverage report --fail-under=90
 
-outages: java install  ## Kill broker and databases of the real chain under load: they come back, nothing is lost
-	$(RUN)pytest -m outage tests/e2e
+faults: java install  ## Run the fault matrix on the real chain (SEEDS="1 2 3" for more)
+	FAULT_SEEDS="$(SEEDS)" $(RUN)pytest -m "not soak" tests/faults
+
+soak: java install  ## Run a random mix of all faults under load for MINUTES
+	SOAK_MINUTES="$(MINUTES)" FAULT_SEEDS="$(SEEDS)" $(RUN)pytest -m soak tests/faults
 
 lint: install  ## Check style, types and package boundaries
 	$(RUN)ruff check .
@@ -54,4 +59,4 @@ requirements: install  ## Pin the dependencies again (writes both requirements f
 clean: down  ## Remove everything that was made here
 	rm -rf $(VENV) build .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install java demo up down test outages lint requirements clean
+.PHONY: help install java demo up down test faults soak lint requirements clean

@@ -67,5 +67,10 @@ class Kafka(JavaService):
             "broker.heartbeat.interval.ms": "500",
             "group.initial.rebalance.delay.ms": "0",
             "group.min.session.timeout.ms": "1000",
+            # With the newer group protocol it is the broker that says when a member is taken for dead.
+            "group.consumer.min.session.timeout.ms": "1000",
+            "group.consumer.session.timeout.ms": "6000",
+            "group.consumer.min.heartbeat.interval.ms": "500",
+            "group.consumer.heartbeat.interval.ms": "1500",
             "log.retention.check.interval.ms": "5000",  # tests of passed retention need not wait 5 minutes
         }

@@ -34,12 +34,15 @@ class Product:
             self._argv(command), env=self._environment(), check=False, text=True, capture_output=quiet
         )
 
-    def start(self, *command: str) -> Process:
-        """Start a command beside us; its output goes to a file named after it."""
+    def start(self, *command: str, environment: Mapping[str, str] | None = None) -> Process:
+        """Start a command beside us, with more environment if given; its output goes to a file named after it."""
         log = self.folder / f"{'-'.join(command[:2])}.log"
         with log.open("ab") as file:
             child = subprocess.Popen(
-                self._argv(command), env=self._environment(), stdout=file, stderr=subprocess.STDOUT
+                self._argv(command),
+                env={**self._environment(), **(environment or {})},
+                stdout=file,
+                stderr=subprocess.STDOUT,
             )
         process = Process(child, log)
         self.started.append(process)

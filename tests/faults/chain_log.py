@@ -1,0 +1,70 @@
+"""A log of everything that ever happened to the offset ledger, kept by a trigger: is each partition one chain?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+
+INSTALL: Final = """
+CREATE SCHEMA IF NOT EXISTS fault;
+CREATE TABLE fault.chain (
+    n bigint GENERATED ALWAYS AS IDENTITY, topic_id text, partition int,
+    old_fence bigint, new_fence bigint, old_batch bigint, new_batch bigint, old_offset bigint, new_offset bigint);
+CREATE FUNCTION fault.note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO fault.chain
+        (topic_id, partition, old_fence, new_fence, old_batch, new_batch, old_offset, new_offset)
+    VALUES (NEW.topic_id, NEW.partition, OLD.fence, NEW.fence, OLD.batch_no, NEW.batch_no,
+            OLD.next_offset, NEW.next_offset);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chain AFTER UPDATE ON cdc.offset_ledger FOR EACH ROW EXECUTE FUNCTION fault.note();
+"""
+# Each change is a claim (a new fence, nothing else) or the next batch of the same owner, which never goes back.
+BREAKS: Final = """
+SELECT count(*) FROM fault.chain
+WHERE NOT (new_fence = old_fence + 1 AND new_batch = old_batch AND new_offset >= old_offset)
+  AND NOT (new_fence = old_fence AND new_batch = old_batch + 1 AND new_offset >= old_offset)
+"""
+UNFENCED: Final = """
+CREATE FUNCTION fault.unfenced() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.fence := OLD.fence;
+    NEW.batch_no := OLD.batch_no;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER unfenced BEFORE UPDATE ON cdc.offset_ledger FOR EACH ROW EXECUTE FUNCTION fault.unfenced();
+"""
+WENT_BACK: Final = "SELECT count(*) FROM fault.chain WHERE new_offset < old_offset"
+
+
+def install(dsn: str) -> None:
+    """Log from now on."""
+    _execute(dsn, INSTALL)
+
+
+def breaks(dsn: str) -> int:
+    """Changes of the ledger that are no link of a chain."""
+    return _count(dsn, BREAKS)
+
+
+def unfence(dsn: str) -> None:
+    """The negative control: fence and batch number stand still, so every process may write."""
+    _execute(dsn, UNFENCED)
+
+
+def went_back(dsn: str) -> int:
+    """How often a partition's position was moved back."""
+    return _count(dsn, WENT_BACK)
+
+
+def _execute(dsn: str, statements: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(statements.encode())
+
+
+def _count(dsn: str, query: str) -> int:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        (row,) = conn.execute(query.encode()).fetchall()
+    return int(row[0])

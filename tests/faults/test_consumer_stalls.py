@@ -1,0 +1,133 @@
+"""F3, F4: consumers that sleep past their session and wake up, and members that come and go."""
+
+from __future__ import annotations
+
+import pytest
+
+from devstack.product import Process
+from tests.faults import chain_log
+from tests.faults.world import World, logged
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400), pytest.mark.faults]
+
+PATIENT = {"CDC_TARGET__LOCK_TIMEOUT_MS": "90000"}
+"""For the one that is held at a gate while the group's session runs out."""
+MEMBERS = 3
+CHANGES = 10
+ASLEEP_S = 8.0
+
+
+def sleep_before_the_ledger(world: World) -> tuple[Process, Process]:
+    """A consumer that sleeps with a batch in hand wakes up when another one has its partitions."""
+    zombie = world.consume(environment=PATIENT)
+    with world.load():
+        world.flows()
+        with world.gate("before ledger", who=f"cdc-consumer-{worker_pid(zombie)}-%") as gate:
+            gate.catch()
+            world.stop(zombie)
+            successor = world.consume()
+            world.flows(6_000)
+            gate.open()
+            world.resume(zombie)
+            return zombie, successor
+
+
+def worker_pid(consumer: Process) -> int:
+    """The process that has the database session: it names itself by its pid there."""
+    names = {"spawn_main", "multiprocessing.spawn"}
+    workers = [m.pid for m in consumer.family()[1:] if any(name in " ".join(m.cmdline()) for name in names)]
+    assert workers, consumer.family()
+    return workers[0]
+
+
+@pytest.mark.fault("F3", "asleep before the ledger UPDATE")
+def test_a_zombie_before_the_ledger_update_writes_nothing(world: World) -> None:
+    """Its batch is refused by the fence that its successor raised."""
+    world.hand_off()
+    zombie, successor = sleep_before_the_ledger(world)
+    wait_until(lambda: "fence_lost" in zombie.log.read_text(), "the zombie hears of its fence")
+    world.fire()
+    world.prove(zombie, successor)
+
+
+@pytest.mark.fault("F3", "asleep before the ledger UPDATE, without fence", control=True)
+def test_without_the_fence_a_zombie_moves_the_ledger_back(world: World) -> None:
+    """The control: the zombie's batch is accepted, and the partition's chain is broken."""
+    world.hand_off()
+    chain_log.unfence(world.pipeline.target)
+    zombie, _ = sleep_before_the_ledger(world)
+    wait_until(lambda: chain_log.went_back(world.pipeline.target), "the ledger goes back")
+    world.fire()
+    world.record.differences = chain_log.went_back(world.pipeline.target)
+    assert zombie.running, logged(zombie)
+
+
+@pytest.mark.fault("F3", "asleep in mid-COPY, holding its row lock")
+def test_a_zombie_that_holds_locks_is_ended_by_its_successor(world: World) -> None:
+    """No timeout of the server ends it; the new owner does, and goes on."""
+    world.hand_off()
+    zombie = world.consume(environment=PATIENT)
+    with world.load():
+        world.flows()
+        with world.gate("in copy", who=f"cdc-consumer-{worker_pid(zombie)}-%") as gate:
+            gate.catch()
+            world.stop(zombie)
+            gate.open()
+            successor = world.consume()
+            wait_until(
+                lambda: "previous_owner_ended" in successor.log.read_text(), "the zombie is ended", 60.0
+            )
+            world.fire()
+            world.recovered()
+            world.resume(zombie)
+        world.flows()
+    world.prove(zombie, successor)
+
+
+def change_members(world: World, members: list[Process]) -> str:
+    """One random change of the group."""
+    change = world.random.choice(["join", "leave", "kill", "sleep"]) if len(members) > 1 else "join"
+    if change == "join" and len(members) < MEMBERS:
+        members.append(world.consume())
+        return change
+    victim = members.pop(world.random.randrange(len(members)))
+    if change == "sleep":
+        world.stop(victim)
+        began = world.position()
+        wait_until(lambda: world.position() > began + 1_000, "the others take over", 90.0)
+        world.resume(victim)
+        members.append(victim)
+    elif change == "kill":
+        victim.kill()
+    else:
+        assert victim.terminate() == 0, logged(victim)
+    return change
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param(
+            {}, id="classic", marks=pytest.mark.fault("F4", "members come and go, classic protocol")
+        ),
+        pytest.param(
+            {"CDC_KAFKA__GROUP_PROTOCOL": "consumer", "CDC_KAFKA__EXTRA__SESSION_TIMEOUT_MS": ""},
+            id="kip848",
+            marks=pytest.mark.fault("F4", "members come and go, KIP-848 protocol"),
+        ),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+def test_a_storm_of_rebalances_applies_each_batch_once(world: World) -> None:
+    """The ledger stays one chain, whoever owns what."""
+    world.hand_off()
+    members = [world.consume()]
+    with world.load(rows_per_second=1_500):
+        world.flows()
+        for _ in range(CHANGES):
+            change_members(world, members)
+            world.flows(500)
+            world.fire()
+        world.recovered()
+    world.prove(*members)
