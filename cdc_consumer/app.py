@@ -3,7 +3,7 @@
     Kafka -> Source -> Decoder -> Assembly -> Target (rule, pivot, apply, ledger: package `widetable`)
 
 Each consumer process runs that loop; the parent supervises them, gives newcomers their columns and tables,
-records how far the target is settled, and answers HTTP.
+records how far the target is settled, watches the stream's premises, and answers HTTP.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from cdc_consumer.source import Source
 from cdc_consumer.supervisor import Chore, Supervisor
 from cdc_consumer.target import Target
 from cdc_consumer.topic import Topics
+from cdc_consumer.watchdog import Watchdog, watch
 from cdc_consumer.worker import run_worker
 from widetable.control import check_control
 from widetable.dead_cells import Origin
@@ -109,14 +110,15 @@ def run(settings: Settings, report: Path | None = None) -> None:
     check_topic(settings, stream.hand_off)
     with ExitStack() as stack:
         settler = stack.enter_context(Settler.connect(settings))
+        watchdog = watch(settings, stream.hand_off)
         supervisor = Supervisor(
             lambda number: _start_worker(settings, number),
             settings.consumer.processes,
-            _chores(settings, settler),
+            _chores(settings, settler, watchdog),
             settings.consumer.shutdown_s,
         )
         if settings.consumer.http_port:
-            probe = Probe(supervisor.snapshot, supervisor.alive_s, supervisor.ready)
+            probe = Probe(supervisor.snapshot, supervisor.alive_s, supervisor.ready, watchdog.gauges)
             server = serve(settings.consumer.http_host, settings.consumer.http_port, probe)
             stack.callback(server.shutdown)
         started = time.monotonic()
@@ -136,9 +138,13 @@ def check_topic(settings: Settings, hand_off: HandOff) -> None:
         )
 
 
-def _chores(settings: Settings, settler: Settler) -> list[Chore]:
+def _chores(settings: Settings, settler: Settler, watchdog: Watchdog) -> list[Chore]:
     governor = Governor(lambda: connect_target(settings.target, "cdc-consumer governor"), settings.target)
-    return [Chore("settle", SETTLE_EVERY_S, settler.step), Chore("govern", GOVERN_EVERY_S, governor.step)]
+    return [
+        Chore("settle", SETTLE_EVERY_S, settler.step),
+        Chore("govern", GOVERN_EVERY_S, governor.step),
+        Chore("watch", settings.consumer.watch_s, watchdog.step),
+    ]
 
 
 def _start_worker(settings: Settings, number: int) -> tuple[BaseProcess, Pipe]:

@@ -123,8 +123,7 @@ def heartbeat(parts: Parts) -> Finding:
     if hand_off is None:
         return ok("the heartbeat begins with `init`")
     age_s = source_database.heartbeat_age_s(parts.source(), parts.settings.source.heartbeat_table)
-    late_s = 3 * parts.settings.connect.heartbeat_ms / 1000 + 10
-    if age_s is None or age_s > late_s:
+    if age_s is None or age_s > health.late_heartbeat_s(parts.settings):
         seen = "was never written" if age_s is None else f"is {age_s:.0f} s old"
         return bad(f"the heartbeat {seen}: the connector does not run, or may not write the heartbeat table")
     return ok(f"the heartbeat is {age_s:.0f} s old")

@@ -58,6 +58,22 @@ def slot_problem(slot: Slot | None, hand_off: HandOff) -> str | None:
     return None
 
 
+def advance_problem(slot: Slot, stored_lsn: int) -> str | None:
+    """The slot is not ahead of what Connect stored; `stored_lsn` was read after the slot."""
+    if slot.confirmed_flush is None or slot.confirmed_flush <= stored_lsn:
+        return None
+    return (
+        f"replication slot {slot.name} was advanced to {format_lsn(slot.confirmed_flush)}, past the"
+        f" {format_lsn(stored_lsn)} that Kafka Connect has stored, by hand or by another reader:"
+        " changes between them are lost"
+    )
+
+
+def late_heartbeat_s(settings: Settings) -> float:
+    """Age, in seconds, from which on a heartbeat is late."""
+    return 3 * settings.connect.heartbeat_ms / 1000 + 10
+
+
 def publication_problem(publication: Publication | None, hand_off: HandOff, tables: list[str]) -> str | None:
     """The publication has published every change of the tables."""
     if publication is None:

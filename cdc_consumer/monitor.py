@@ -7,7 +7,7 @@ to it. A group member without partitions is ready.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
@@ -32,6 +32,16 @@ BUCKET_STEP: Final = 4
 """Every fourth bucket is exported: 58 % steps are enough for a dashboard."""
 
 
+WATCHED: Final = {
+    "cdc_slot_active": "Whether somebody reads the replication slot.",
+    "cdc_slot_retained_bytes": "WAL that the slot keeps at the source.",
+    "cdc_slot_wal_budget_bytes": "WAL that may still pile up before the slot is lost.",
+    "cdc_connector_running": "Whether connector and task are RUNNING.",
+    "cdc_heartbeat_age_seconds": "Age of the heartbeat at the source.",
+}
+"""What the watchdog sees; a value that could not be read is left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What the server asks the program."""
@@ -39,6 +49,7 @@ class Probe:
     snapshot: Callable[[], Snapshot]
     alive_s: Callable[[], float]
     ready: Callable[[], bool]
+    watched: Callable[[], Mapping[str, float]] = dict
 
 
 class SnapshotCollector(Collector):
@@ -75,10 +86,18 @@ class SnapshotCollector(Collector):
         yield CounterMetricFamily("cdc_fence_losses", "Batches refused by the ledger.", counts.fence_losses)
         yield CounterMetricFamily("cdc_busy_seconds", "Time spent with records in hand.", counts.busy_s)
         yield GaugeMetricFamily("cdc_held_rows", "Rows still arriving.", counts.held_rows)
+        yield from _watched(self._probe.watched())
         yield _histogram("cdc_apply_seconds", "From Kafka to the committed row.", counts.apply_ms)
         yield _histogram(
             "cdc_total_seconds", "From the source's commit to the committed row.", counts.total_ms
         )
+
+
+def _watched(seen: Mapping[str, float]) -> Iterator[Metric]:
+    for name, text in WATCHED.items():
+        yield GaugeMetricFamily(name, text, seen.get(name))
+    restarts = seen.get("cdc_connector_restarts", 0)
+    yield CounterMetricFamily("cdc_connector_restarts", "Times a failed connector was restarted.", restarts)
 
 
 def _histogram(name: str, text: str, latencies: Latencies) -> HistogramMetricFamily:

@@ -125,6 +125,7 @@ class ConsumerSettings(Section):
     batch_events: int = Field(50_000, ge=1, description="Events that make a full batch.")
     max_held_events: int = Field(500_000, ge=1, description="Events held for incomplete rows at most.")
     max_held_bytes: int = Field(256 << 20, ge=1 << 20, description="Bytes of events held at most.")
+    watch_s: float = Field(5.0, gt=0, description="Seconds between two looks at slot, connector and topic.")
     shutdown_s: float = Field(20.0, gt=0, description="Seconds to finish after SIGTERM.")
     http_host: str = Field("127.0.0.1", description="Address for metrics and health.")
     http_port: int = Field(9180, ge=0, le=65_535, description="Port for metrics and health; 0 is off.")

@@ -36,7 +36,7 @@ RESTART_WINDOW_S: Final = 60.0
 class Chore:
     """Something the parent does from time to time; an error is logged and the chore tried again.
 
-    A step that returns True has more to do and is due at once.
+    An error that needs a person ends the program. A step that returns True has more to do and is due at once.
     """
 
     name: str
@@ -173,6 +173,8 @@ class Supervisor:
             again = False
             try:
                 again = chore.step() is True
+            except StoppedError:
+                raise
             except Exception as error:
                 known = named(error)
                 if known is None:

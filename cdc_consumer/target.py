@@ -6,17 +6,25 @@ dead cells, and the ledger row, or nothing at all.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 
 from widetable.apply import Applied, Origin, Writer
 from widetable.control import check_control
 from widetable.errors import LayoutChangedError
+from widetable.freeing import LESSER_WRITER, freeing
 from widetable.ledger import Claim, OffsetLedger
 from widetable.narrow import DeadCell
 from widetable.postgres import Connection, connect_target, retryable_errors
 from widetable.settings import TargetSettings
+
+PATIENCE_S: Final = 10.0
+"""How long a batch waits for a slice of history, or a resync, before it ends that session."""
+BEFORE_TIMEOUT: Final = 0.8
+"""Of the lock timeout at most, else that would end the batch first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class Target:
 
     def claim(self, partition: int) -> Claim:
         """Become the owner of a partition."""
-        with retryable_errors(f"claiming partition {partition}"):
+        with retryable_errors(f"claiming partition {partition}"), self._coming_first():
             return self._ledger.claim(partition)
 
     def apply(self, claim: Claim, batch: PartitionBatch) -> tuple[Claim, Applied]:
@@ -79,11 +87,17 @@ class Target:
         """
         while True:
             try:
-                with retryable_errors("applying a batch"):
+                with retryable_errors("applying a batch"), self._coming_first():
                     return self._transaction(claim, batch)
             except LayoutChangedError:
                 with retryable_errors("loading the layout"):
                     self._writer.load()
+
+    def _coming_first(self) -> AbstractContextManager[None]:
+        """Live data does not wait for history or repairs that are stuck."""
+        assert self._conn is not None  # noqa: S101 - `open` comes first, by construction
+        patience_s = min(PATIENCE_S, BEFORE_TIMEOUT * self._settings.lock_timeout_ms / 1000)
+        return freeing(self._conn, self._second_session, LESSER_WRITER, patience_s)
 
     def _transaction(self, claim: Claim, batch: PartitionBatch) -> tuple[Claim, Applied]:
         assert self._conn is not None  # noqa: S101 - `open` comes first, by construction

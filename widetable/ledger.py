@@ -7,21 +7,15 @@ connection broke meanwhile, is thereby seen as done when its owner claims the ro
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
-import psycopg
-import structlog
-
-from widetable.errors import ConfigurationError, FenceLostError, WideTableError
+from widetable.errors import ConfigurationError, FenceLostError
+from widetable.freeing import PREVIOUS_OWNER, freeing
 from widetable.postgres import Connection
 from widetable.statements import load_statements
-
-log = structlog.get_logger(__name__)
 
 SQL: Final = load_statements(files("widetable") / "sql" / "ledger.sql")
 PATIENCE_S: Final = 5.0
@@ -57,7 +51,7 @@ class OffsetLedger:
             ConfigurationError: the partition is not in the ledger: it was added behind our back.
         """
         key = {**self._key, "partition": partition}
-        with self._freeing(key):
+        with freeing(self._conn, self._connect, PREVIOUS_OWNER, PATIENCE_S, key):
             row = self._conn.execute(SQL["claim"], {**key, "owner": self._owner}).fetchone()
         if row is None:
             raise ConfigurationError(
@@ -80,24 +74,3 @@ class OffsetLedger:
                 f"partition {claim.partition} belongs to {owner[0] if owner else 'nobody'} now"
             )
         return replace(claim, batch_no=claim.batch_no + 1, next_offset=to)
-
-    @contextmanager
-    def _freeing(self, key: dict[str, Any]) -> Iterator[None]:
-        """After `PATIENCE_S`, end the session that holds the row, if it is the recorded owner's."""
-        waiting = {**key, "waiting_pid": self._conn.info.backend_pid}
-        timer = threading.Timer(PATIENCE_S, self._free, [waiting])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def _free(self, waiting: dict[str, Any]) -> None:
-        try:
-            with self._connect() as conn:
-                ended = conn.execute(SQL["free"], waiting).fetchall()
-        except (psycopg.Error, WideTableError) as error:  # a thread of its own: the waiting claim times out
-            log.warning("previous_owner_not_ended", partition=waiting["partition"], error=str(error))
-        else:
-            log.warning("previous_owner_ended", partition=waiting["partition"], sessions=len(ended))

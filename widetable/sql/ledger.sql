@@ -14,12 +14,3 @@ WHERE pipeline = %(pipeline)s AND topic_id = %(topic_id)s AND partition = %(part
 -- owner --
 SELECT owner FROM offset_ledger
 WHERE pipeline = %(pipeline)s AND topic_id = %(topic_id)s AND partition = %(partition)s
-
--- free --
--- End the recorded owner if it is really the session that keeps us waiting: a process stopped in mid-COPY
--- holds its row lock through every timeout that the server has.
-SELECT pg_terminate_backend(l.backend_pid)
-FROM offset_ledger l
-JOIN pg_stat_activity a ON a.pid = l.backend_pid AND a.backend_start = l.backend_start
-WHERE l.pipeline = %(pipeline)s AND l.topic_id = %(topic_id)s AND l.partition = %(partition)s
-  AND l.backend_pid = ANY (pg_blocking_pids(%(waiting_pid)s))

@@ -1,0 +1,100 @@
+"""The watchdog on the real chain: a stream that goes on is never suspected, one that broke always is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from cdc_consumer.watchdog import Lookout
+from tests.pipeline_world import Pipeline, wait_for
+from widetable.hand_off import HandOff
+
+pytestmark = pytest.mark.stack
+pytest_plugins = ["tests.pipeline_fixture"]
+
+CALM_S = 10.0
+
+
+def lookout(pipeline: Pipeline) -> Lookout:
+    """A lookout over the pipeline's hand-off."""
+    hand_off = pipeline.hand_off()
+    assert isinstance(hand_off, HandOff)
+    return Lookout(pipeline.settings, hand_off)
+
+
+def test_a_stream_under_load_is_never_suspected(streaming: Pipeline) -> None:
+    """Every look finds the slot where Connect's stored position allows it to be."""
+    seen, until = lookout(streaming), time.monotonic() + CALM_S
+    first = 1
+    while time.monotonic() < until:
+        streaming.insert(first, 500)
+        first += 500
+        assert seen.look().broken == []
+    sight = seen.look()
+    assert sight.gauges["cdc_slot_active"] == sight.gauges["cdc_connector_running"] == 1
+    assert sight.gauges["cdc_heartbeat_age_seconds"] < CALM_S
+
+
+def drop(pipeline: Pipeline) -> None:
+    """Drop the slot under the connector's hands."""
+
+    def dropped() -> bool:
+        pid = pipeline.reader_pid()
+        pipeline.source.execute("SELECT pg_terminate_backend(%s)", [pid])
+        try:
+            pipeline.source.execute("SELECT pg_drop_replication_slot(%s)", [pipeline.name])
+        except psycopg.errors.ObjectInUse:
+            return False
+        return True
+
+    wait_for(dropped, "the slot is dropped")
+
+
+def make_anew(pipeline: Pipeline) -> None:
+    """What a person might do about a slot that is gone, after changes that nobody will see."""
+    with pipeline.connect() as connect:
+        connect.stop(pipeline.settings.connector)
+    wait_for(lambda: pipeline.reader_pid() is None, "the slot is free")
+    pipeline.source.execute("SELECT pg_drop_replication_slot(%s)", [pipeline.name])
+    pipeline.insert(1, 100)
+    pipeline.source.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [pipeline.name])
+
+
+def advance(pipeline: Pipeline) -> None:
+    """Move the slot past changes that nobody has read."""
+    with pipeline.connect() as connect:
+        connect.stop(pipeline.settings.connector)
+    wait_for(lambda: pipeline.reader_pid() is None, "the slot is free")
+    pipeline.insert(1, 100)
+    pipeline.source.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", [pipeline.name])
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"), [(drop, "is gone"), (make_anew, "was advanced"), (advance, "was advanced")]
+)
+def test_a_slot_that_skipped_changes_is_seen(
+    streaming: Pipeline, harm: Callable[[Pipeline], None], said: str
+) -> None:
+    """Dropped, made anew or advanced: the next look says so."""
+    seen = lookout(streaming)
+    assert seen.look().broken == []
+    harm(streaming)
+    assert said in " ".join(seen.look().broken)
+
+
+@pytest.mark.parametrize("harm", [drop, make_anew])
+def test_debezium_refuses_a_slot_that_is_not_its_own(
+    streaming: Pipeline, harm: Callable[[Pipeline], None]
+) -> None:
+    """It fails, time and again, and makes no slot by itself: nothing goes on past the gap unseen."""
+    seen = lookout(streaming)
+    harm(streaming)
+    with streaming.connect() as connect:
+        connect.resume(streaming.settings.connector)
+        wait_for(lambda: seen.look().failed is not None, "the connector refuses to go on")
+        connect.restart_failed(streaming.settings.connector)
+        wait_for(lambda: seen.look().failed is not None, "the connector refuses again")
+    assert seen.look().broken
