@@ -24,6 +24,7 @@ from cdc_consumer.decoder import Decoder, Epochs
 from cdc_consumer.governing import Governor
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.monitor import Probe, serve
+from cdc_consumer.registration import RUNBOOK
 from cdc_consumer.registry import Registry
 from cdc_consumer.settings import Settings
 from cdc_consumer.settle import Settler
@@ -34,7 +35,6 @@ from cdc_consumer.topic import Topics
 from cdc_consumer.watchdog import Watchdog, watch
 from cdc_consumer.worker import run_worker
 from widetable.control import check_control
-from widetable.dead_cells import Origin
 from widetable.errors import StoppedError
 from widetable.hand_off import HandOff, read_epochs, require_hand_off
 from widetable.layout import load_layout
@@ -86,7 +86,7 @@ def build_consumer(settings: Settings, owner: str, snapshot: Snapshot) -> Consum
         assembly=Assembly(
             HoldLimits(limits.hold_ms, limits.max_hold_ms, limits.max_held_events, limits.max_held_bytes)
         ),
-        target=Target(settings.target, Origin(hand_off.pipeline, hand_off.topic, hand_off.topic_id), owner),
+        target=Target(settings.target, hand_off, owner),
         snapshot=snapshot,
         monotonic_s=time.monotonic,
         wall_s=time.time,
@@ -133,8 +133,8 @@ def check_topic(settings: Settings, hand_off: HandOff) -> None:
     topic = Topics(settings.kafka).describe(hand_off.topic)
     if topic is None or topic.topic_id != hand_off.topic_id:
         raise StoppedError(
-            f"Topic {hand_off.topic} was deleted, or made anew, since `cdc-consumer init`: events may be lost. Run"
-            " `cdc-consumer teardown` and `cdc-consumer init` for a new epoch, then `backfill verify`."
+            f"Topic {hand_off.topic} was deleted, or made anew, since `cdc-consumer init`: events may be lost."
+            f" {RUNBOOK}."
         )
 
 

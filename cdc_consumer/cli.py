@@ -18,10 +18,14 @@ from confluent_kafka import KafkaException
 from cdc_consumer import app, preflight
 from cdc_consumer import status as status_facts
 from cdc_consumer.init import init as make_hand_off
+from cdc_consumer.reinit import diagnose
+from cdc_consumer.reinit import reinit as begin_anew
+from cdc_consumer.repartition import repartition as raise_partitions
 from cdc_consumer.schema_commands import schema
 from cdc_consumer.settings import Settings, load_settings
 from cdc_consumer.teardown import teardown as give_up
 from cdc_consumer.topic import kafka_error
+from cdc_consumer.truncate import pass_truncate
 from widetable import command_line, logs
 from widetable.environment import reference
 from widetable.errors import WideTableError
@@ -38,6 +42,14 @@ JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 MARKS: Final = {"ok": "ok", "warning": "WARNING", "bad": "BAD", "unknown": "unknown"}
 
 
+AFTER_A_GAP: Final = (
+    "What changed at the source in between is in no stream: run `backfill verify --repair`, over all ships and"
+    " times. Consumers that run start again by themselves; others need `cdc-consumer run`"
+)
+AFTER_TRUNCATE: Final = (
+    "The wide tables hold what they held. To keep it: `cdc-consumer run`. To make them what the source is:"
+    " `cdc-consumer run`, then `backfill verify --repair`"
+)
 HELP: Final = """Keep wide tables in step with a narrow table, live, through Debezium and Kafka.
 
 In this order: schema plan, schema apply, init, run. `check` tells what is missing, `status` where the
@@ -79,16 +91,73 @@ def init(wait_s: float) -> None:
 @WAIT
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.option("--without-connect", is_flag=True, help="Leave Kafka Connect alone: it is gone for good.")
-def teardown(*, wait_s: float, yes: bool, without_connect: bool) -> None:
+@click.option("--without-target", is_flag=True, help="Leave the target alone: it is lost.")
+def teardown(*, wait_s: float, yes: bool, without_connect: bool, without_target: bool) -> None:
     """Give the stream up: remove connector, slot, publication and heartbeat table. All data stays.
 
     Changes made afterwards are not in the stream of a later `init`.
     """
     settings = _settings()
     if not yes:
-        _confirm(settings)
-    give_up(settings, wait_s=wait_s, with_connect=not without_connect, report=click.echo)
+        name = settings.pipeline.name
+        _confirm("teardown", f"Remove connector, slot and publication of pipeline {name}?")
+    give_up(
+        settings,
+        wait_s=wait_s,
+        with_connect=not without_connect,
+        with_target=not without_target,
+        report=click.echo,
+    )
     click.echo(f"pipeline {settings.pipeline.name} streams no more; `cdc-consumer init` begins a new epoch")
+
+
+@cli.command()
+@WAIT
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--force", is_flag=True, help="Begin a new epoch although the stream is whole.")
+def reinit(*, wait_s: float, yes: bool, force: bool) -> None:
+    """Begin a new epoch after a break: a lost slot, topic or publication, another cluster or timeline.
+
+    Says what is broken first; where nothing is, changes nothing. What changed at the source in between is in no
+    stream: `backfill verify --repair` must follow.
+    """
+    settings = _settings()
+    problem = diagnose(settings)
+    click.echo(f"broken: {problem}" if problem else "nothing is broken")
+    if (problem or force) and not yes:
+        _confirm("reinit", f"Drop the slot of pipeline {settings.pipeline.name} and begin a new epoch?")
+    hand_off = begin_anew(settings, wait_s=wait_s, force=force, report=click.echo)
+    if not problem and not force:
+        click.echo(f"epoch {hand_off.epoch} of pipeline {hand_off.pipeline} is healthy, nothing to do")
+        return
+    click.echo(f"epoch {hand_off.epoch} of pipeline {hand_off.pipeline} streams. {AFTER_A_GAP}")
+
+
+@cli.command()
+@WAIT
+@click.option("--partitions", type=click.IntRange(min=1), required=True, help="How many there shall be.")
+def repartition(*, wait_s: float, partitions: int) -> None:
+    """Raise the number of the topic's partitions, while consumers run. Kafka can't lower it.
+
+    Also takes in partitions that were added in another way; `backfill verify --repair` must follow then.
+    """
+    settings = _settings()
+    hand_off = raise_partitions(settings, partitions, wait_s=wait_s, report=click.echo)
+    click.echo(
+        f"pipeline {hand_off.pipeline} has {partitions} partitions: set CDC_TOPIC__PARTITIONS={partitions}"
+    )
+    if hand_off.verify_required:
+        click.echo(f"{hand_off.verify_required}: run `backfill verify --repair`, over all ships and times")
+
+
+@cli.command()
+@WAIT
+@click.option("--after-truncate", is_flag=True, required=True, help="Pass the TRUNCATE that stopped `run`.")
+def resume(*, wait_s: float, after_truncate: bool) -> None:
+    """Pass the record on which `run` stopped for a person, without applying it. `run` must not be running."""
+    assert after_truncate  # noqa: S101 - the option is required: what is passed must be said
+    pass_truncate(_settings(), wait_s=wait_s, report=click.echo)
+    click.echo(AFTER_TRUNCATE)
 
 
 @cli.command()
@@ -142,7 +211,7 @@ def _surprise(error: Exception) -> WideTableError | None:
     return kafka_error(error) if isinstance(error, KafkaException) else None
 
 
-def _confirm(settings: Settings) -> None:
+def _confirm(command: str, question: str) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("teardown asks before it removes; there is no terminal here, so add --yes")
-    click.confirm(f"Remove connector, slot and publication of pipeline {settings.pipeline.name}?", abort=True)
+        raise click.UsageError(f"{command} asks before it removes; there is no terminal here, so add --yes")
+    click.confirm(question, abort=True)

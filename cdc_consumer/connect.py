@@ -76,6 +76,11 @@ class StoredOffset:
     lsn_commit: int | None
     raw: JsonObject
 
+    @property
+    def reached(self) -> int:
+        """The farthest LSN that Connect has seen; Debezium confirms none beyond it."""
+        return max(int(self.raw.get(name) or 0) for name in ("lsn", "lsn_proc", "lsn_commit"))
+
 
 class Connect:
     """A client for one Connect cluster; a context manager."""

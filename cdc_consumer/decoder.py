@@ -40,8 +40,8 @@ class TruncateError(StoppedError):
     def __init__(self, partition: int, offset: int) -> None:
         super().__init__(
             f"the source table was truncated (partition {partition}, offset {offset}); the wide tables hold "
-            'what they held. Decide what they shall hold; docs/operations.md, "After a TRUNCATE at the source", '
-            "says how to pass this record"
+            'what they held. Decide what they shall hold (docs/operations.md, "After a TRUNCATE at the source"), '
+            "then pass this record with `cdc-consumer resume --after-truncate`"
         )
         self.partition = partition
         self.offset = offset

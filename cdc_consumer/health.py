@@ -6,14 +6,15 @@ broken part means that changes may be missing from the stream: no program goes o
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
+from cdc_consumer.connect import StoredOffset
 from cdc_consumer.settings import Settings
 from cdc_consumer.slot import Slot
 from cdc_consumer.source_database import Publication
 from cdc_consumer.topic import Topic
 from widetable.barrier import SourceIdentity
-from widetable.hand_off import HandOff
+from widetable.hand_off import HandOff, LedgerRow
 from widetable.lsn import format_lsn
 
 
@@ -82,8 +83,8 @@ def publication_problem(publication: Publication | None, hand_off: HandOff, tabl
     return problem and f"{problem}: changes since then are lost"
 
 
-def topic_problem(topic: Topic | None, hand_off: HandOff, partitions: Collection[int]) -> str | None:
-    """The topic is the same one, with the partitions that the ledger knows."""
+def topic_problem(topic: Topic | None, hand_off: HandOff) -> str | None:
+    """The topic is the same one, and keeps every event."""
     if topic is None:
         return f"topic {hand_off.topic} is gone, with the events in it"
     if topic.topic_id != hand_off.topic_id:
@@ -93,9 +94,44 @@ def topic_problem(topic: Topic | None, hand_off: HandOff, partitions: Collection
             f"topic {hand_off.topic} has cleanup.policy={topic.cleanup_policy}, which removes events before"
             " they are read: set it to delete"
         )
-    if topic.partitions != len(partitions):
-        return (
-            f"topic {hand_off.topic} has {topic.partitions} partitions, the ledger knows {len(partitions)}:"
-            " partitions were added while running, so the order of a ship's changes is no longer certain"
-        )
     return None
+
+
+def partition_problem(topic: Topic, known: Collection[int]) -> str | None:
+    """The topic has the partitions that the ledger knows."""
+    if topic.partitions == len(known):
+        return None
+    return (
+        f"topic {topic.name} has {topic.partitions} partitions, the ledger knows {len(known)}: partitions were"
+        " added behind our back, so the order of a ship's changes is no longer certain. Run"
+        f" `cdc-consumer repartition --partitions {max(topic.partitions, len(known))}`"
+    )
+
+
+def retention_problem(held: Mapping[int, range], rows: Iterable[LedgerRow]) -> str | None:
+    """The topic still holds what has not been read, and has not lost what was."""
+    for row in rows:
+        if (offsets := held.get(row.partition)) is None:
+            continue
+        if row.next_offset < offsets.start:
+            return (
+                f"partition {row.partition} begins at offset {offsets.start}, the ledger stands at"
+                f" {row.next_offset}: retention has removed events that nobody had read"
+            )
+        if row.next_offset > offsets.stop:
+            return (
+                f"partition {row.partition} ends at offset {offsets.stop}, the ledger stands at"
+                f" {row.next_offset}: the broker has lost events"
+            )
+    return None
+
+
+def position_problem(stored: StoredOffset | None, slot: Slot, hand_off: HandOff) -> str | None:
+    """What the slot has let go of was in Kafka by then."""
+    sent = hand_off.consistent_point if stored is None else max(stored.reached, hand_off.consistent_point)
+    if slot.confirmed_flush is None or slot.confirmed_flush <= sent:
+        return None
+    return (
+        f"slot {slot.name} has moved on to {format_lsn(slot.confirmed_flush)}, but Kafka Connect's position is"
+        f" {format_lsn(sent)}: it was advanced by somebody else, or the position was lost"
+    )

@@ -65,39 +65,63 @@ def init(settings: Settings, *, wait_s: float, report: Report) -> HandOff:
         with one_at_a_time(deployment.target, settings.pipeline.name, wait_s):
             latest = read_hand_off(deployment.target, settings.pipeline.name)
             streaming = None if latest is None or latest.ended else latest
-            hand_off = streaming or _begin(deployment, latest, wait_s, report)
+            hand_off = streaming or begin(deployment, latest, wait_s, report)
             register(deployment, hand_off, _require_healthy(deployment, hand_off), wait_s, report)
     return hand_off
 
 
 def _require_healthy(deployment: Deployment, hand_off: HandOff) -> Slot:
     """See that settings, cluster, slot, publication and topic are those of the hand-off; returns the slot."""
-    settings, source, target = deployment.settings, deployment.source, deployment.target
-    if problem := health.settings_problem(settings, hand_off):
+    require_same_names(deployment, hand_off)
+    if problem := broken(deployment, hand_off):
+        raise ConfigurationError(f"{problem}. {RUNBOOK}")
+    topic, slot = deployment.topics.describe(hand_off.topic), read_slot(deployment.source, hand_off.slot)
+    if topic is None or slot is None:
+        raise UnreachableError("slot or topic vanished while they were looked at: run the command again")
+    rows = read_ledger(deployment.target, hand_off.pipeline, hand_off.topic_id)
+    if problem := health.partition_problem(topic, [row.partition for row in rows]):
+        raise ConfigurationError(problem)
+    return slot
+
+
+def require_same_names(deployment: Deployment, hand_off: HandOff) -> None:
+    """Refuse settings that name another slot, publication or topic than the hand-off."""
+    if problem := health.settings_problem(deployment.settings, hand_off):
         raise ConfigurationError(f"{problem}, or tear the pipeline down with the old value first")
+
+
+def broken(deployment: Deployment, hand_off: HandOff) -> str | None:
+    """Why changes are lost that only a new epoch gets past; None while the stream is whole."""
+    settings, source, topics = deployment.settings, deployment.source, deployment.topics
     slot = read_slot(source, hand_off.slot)
     publication = source_database.publication(source, hand_off.publication)
-    partitions = [row.partition for row in read_ledger(target, hand_off.pipeline, hand_off.topic_id)]
     tables = [settings.source.table, settings.source.heartbeat_table]
     problem = (
         health.cluster_problem(source_identity(source), hand_off)
         or health.slot_problem(slot, hand_off)
         or health.publication_problem(publication, hand_off, tables)
-        or health.topic_problem(deployment.topics.describe(hand_off.topic), hand_off, partitions)
     )
     if problem or slot is None:
-        raise ConfigurationError(f"{problem}. {RUNBOOK}")
-    return slot
+        return problem
+    topic = topics.describe(hand_off.topic)
+    problem = health.topic_problem(topic, hand_off)
+    if problem or topic is None:
+        return problem
+    # Read after the slot: the slot follows the position, so a sound one can't be behind then.
+    stored = deployment.connect.stored_offset(settings.connector)
+    rows = read_ledger(deployment.target, hand_off.pipeline, hand_off.topic_id)
+    held = topics.held_offsets(hand_off.topic, range(topic.partitions))
+    return health.position_problem(stored, slot, hand_off) or health.retention_problem(held, rows)
 
 
-def _begin(deployment: Deployment, before: HandOff | None, wait_s: float, report: Report) -> HandOff:
+def begin(deployment: Deployment, before: HandOff | None, wait_s: float, report: Report) -> HandOff:
     """Steps 1 to 5: everything up to the hand-off row."""
     settings, source = deployment.settings, deployment.source
     _refuse_unfit(deployment)
     topic = _ensure_topic(deployment, report)
     _prepare_source(deployment, report)
     _drop_leftover(deployment, report)
-    boundary = deployment.topics.end_offsets(topic.name, range(topic.partitions))
+    held = deployment.topics.held_offsets(topic.name, range(topic.partitions))
     with _new_slot(source, settings.slot, wait_s) as consistent_point:
         barrier_xid = _pass_barrier(source, wait_s)
         identity = source_identity(source)
@@ -112,12 +136,29 @@ def _begin(deployment: Deployment, before: HandOff | None, wait_s: float, report
             barrier_xid=barrier_xid,
             topic=topic.name,
             topic_id=topic.topic_id,
-            boundary_offsets=boundary,
-            placeholder=f"__unavailable_{secrets.token_hex(16)}__",
+            boundary_offsets={partition: offsets.stop for partition, offsets in held.items()},
+            placeholder=_placeholder(before, topic),
+            verify_required=_gap(before),
         )
-        write_hand_off(deployment.target, hand_off)
+        write_hand_off(deployment.target, hand_off, held)
     report(f"epoch {hand_off.epoch} begins at {format_lsn(consistent_point)} with barrier {barrier_xid}")
     return hand_off
+
+
+def _placeholder(before: HandOff | None, topic: Topic) -> str:
+    """One per topic: what an earlier epoch left in it is read by the same decoder."""
+    if before is not None and before.topic_id == topic.topic_id:
+        return before.placeholder
+    return f"__unavailable_{secrets.token_hex(16)}__"
+
+
+def _gap(before: HandOff | None) -> str | None:
+    """Why all cells must be verified: what changed between two epochs is in no stream."""
+    if before is None:
+        return None
+    return (
+        f"epoch {before.epoch + 1} began after {before.verify_required or f'epoch {before.epoch} had ended'}"
+    )
 
 
 def _refuse_unfit(deployment: Deployment) -> None:
@@ -126,8 +167,8 @@ def _refuse_unfit(deployment: Deployment) -> None:
     if deployment.connect.config(settings.connector) is not None:
         raise ConfigurationError(
             f"Kafka Connect has a connector {settings.connector}, but the target holds no hand-off for it: it"
-            " belongs to another pipeline (set CDC_PIPELINE__NAME), or its target was lost"
-            " (`cdc-consumer teardown` removes it)"
+            " belongs to another pipeline (set CDC_PIPELINE__NAME), its target was lost (`cdc-consumer teardown"
+            " --without-target` removes it), or `reinit` was interrupted (run it again)"
         )
     if problem := source_database.server(source).problem():
         raise ConfigurationError(problem)

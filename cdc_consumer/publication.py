@@ -83,8 +83,8 @@ def ensure_heartbeat(conn: Connection, table: str, connector_role: str) -> Itera
 
 
 def drop_heartbeat(conn: Connection, table: str) -> bool:
-    """Drop the heartbeat table; False when there was none."""
-    if not _exists(conn, table):
+    """Drop the heartbeat table; False when there was none, or another pipeline publishes it, too."""
+    if not _exists(conn, table) or source_database.publishers(conn, table):
         return False
     _execute(conn, sql.SQL("DROP TABLE {}").format(_identifier(table)))
     return True

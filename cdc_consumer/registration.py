@@ -40,8 +40,8 @@ OLD_STATE_S: Final = 5.0
 DEBEZIUM_NEEDED: Final = (3, 7)
 CONNECT_NEEDED: Final = (3, 7)
 RUNBOOK: Final = (
-    "Begin a new epoch: `cdc-consumer teardown`, then `cdc-consumer init`. What changed at the source in"
-    " between is not in the new stream: run `backfill verify` afterwards"
+    "Begin a new epoch: `cdc-consumer reinit`. What changed at the source in between is in no stream:"
+    " run `backfill verify --repair` afterwards"
 )
 """What can be done when the stream is broken for good."""
 

@@ -56,7 +56,7 @@ class Settler:
     def __init__(
         self,
         hand_off: HandOff,
-        read_mark: Callable[[], Mark | None],
+        read_mark: Callable[[HandOff], Mark | None],
         open_target: Callable[[], Connection],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -90,7 +90,7 @@ class Settler:
         topics = Topics(settings.kafka)
         with Connect(settings.connect) as connect:
             settler = cls(
-                hand_off, lambda: read_mark(connect, settings.connector, topics, hand_off), open_target
+                hand_off, lambda current: read_mark(connect, settings.connector, topics, current), open_target
             )
             try:
                 yield settler
@@ -107,6 +107,9 @@ class Settler:
             self._listen()
         if self._mark is None or self._mark.lsn <= self._settled_lsn:
             self._mark = None
+            return None
+        if not self._current():
+            self._mark = None  # it speaks of another slot, or of fewer partitions
             return None
         if not self._reached(self._mark):
             return None
@@ -141,9 +144,18 @@ class Settler:
     def _ask(self) -> None:
         """Steps 1 and 2, in the thread."""
         try:
-            self._answers.put(self._read_mark())
+            self._answers.put(self._read_mark(self._hand_off))
         except Exception as error:  # noqa: BLE001 - `step` raises it in the caller's thread
             self._answers.put(error)
+
+    def _current(self) -> bool:
+        """Whether epoch and partitions are still those that the mark was read for; takes note if they are not."""
+        latest = require_hand_off(self._session(), self._hand_off.pipeline)
+        before, self._hand_off = self._hand_off, latest
+        changed = (latest.epoch, latest.boundary_offsets) != (before.epoch, before.boundary_offsets)
+        if changed:
+            self._settled_lsn = 0  # another timeline may count from further back
+        return not changed
 
     def _reached(self, mark: Mark) -> bool:
         """Step 3."""

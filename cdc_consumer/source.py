@@ -27,6 +27,8 @@ READER: Final[dict[str, Any]] = {
     "auto.offset.reset": "error",
     # librdkafka's default waits a second before it fetches again once its queue was full.
     "fetch.queue.backoff.ms": 10,
+    # Partitions that `repartition` added are found in this time, not in five minutes.
+    "topic.metadata.refresh.interval.ms": 30_000,
     "queued.min.messages": 100_000,
     "queued.max.messages.kbytes": 65_536,
     "fetch.message.max.bytes": 8_000_000,
@@ -175,8 +177,8 @@ class Source:
         if error.code() in OFFSETS_GONE:
             raise StoppedError(
                 f"Partition {message.partition()} no longer holds the offset that the ledger names ({error.str()}):"
-                " retention has passed it, or the topic was made anew. Events are lost: run `cdc-consumer teardown`"
-                " and `cdc-consumer init` for a new epoch, then `backfill verify` to find what differs."
+                " retention has passed it, or the topic was made anew. Events are lost: begin a new epoch with"
+                " `cdc-consumer reinit`, then run `backfill verify --repair`."
             )
         if error.code() in REFUSED:
             raise ConfigurationError(

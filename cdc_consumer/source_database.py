@@ -140,6 +140,11 @@ def publication(conn: Connection, name: str) -> Publication | None:
     return _first(conn, Publication, "publication", {"publication": name})
 
 
+def publishers(conn: Connection, table: str) -> list[str]:
+    """The publications that name the table."""
+    return [row[0] for row in conn.execute(SQL["publishers"], {"table": _quoted(table)}).fetchall()]
+
+
 def blockers(conn: Connection) -> list[str]:
     """The oldest open transactions with a transaction id, prepared ones included, as text for a person."""
     return [row[0] for row in conn.execute(SQL["blockers"], {}).fetchall()]

@@ -54,6 +54,7 @@ def _hand_off(parts: Parts) -> Facts:
         "consistent_point": format_lsn(latest.consistent_point),
         "barrier_xid": latest.barrier_xid,
         "topic": latest.topic,
+        **({"verify_required": latest.verify_required} if latest.verify_required else {}),
     }
 
 

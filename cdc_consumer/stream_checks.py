@@ -35,9 +35,10 @@ def topic(parts: Parts) -> Finding:
     hand_off = parts.hand_off()
     if hand_off is not None:
         rows = read_ledger(parts.control(), hand_off.pipeline, hand_off.topic_id)
-        problem = health.topic_problem(found, hand_off, [row.partition for row in rows])
-        if problem:
+        if problem := health.topic_problem(found, hand_off):
             return bad(f"{problem}. {RUNBOOK}")
+        if found and (problem := health.partition_problem(found, [row.partition for row in rows])):
+            return bad(problem)
     if found is None:
         return ok(f"topic {settings.topic_name} will be made by `init`")
     return _shape(found, settings.topic.partitions, settings.topic.retention_ms)
@@ -98,6 +99,8 @@ def hand_off(parts: Parts) -> Finding:
         return bad(problem)
     if problem := health.cluster_problem(source_identity(parts.source()), latest):
         return bad(f"{problem}. {RUNBOOK}")
+    if latest.verify_required:
+        return warning(f"{latest.verify_required}: run `backfill verify --repair`, over all ships and times")
     return ok(f"epoch {latest.epoch} of pipeline {latest.pipeline}")
 
 

@@ -16,6 +16,7 @@ from widetable.apply import Applied, Origin, Writer
 from widetable.control import check_control
 from widetable.errors import LayoutChangedError
 from widetable.freeing import LESSER_WRITER, freeing
+from widetable.hand_off import HandOff, require_current
 from widetable.ledger import Claim, OffsetLedger
 from widetable.narrow import DeadCell
 from widetable.postgres import Connection, connect_target, retryable_errors
@@ -39,9 +40,11 @@ class PartitionBatch:
 class Target:
     """Applies batches; every `RetryableError` means that the session is to be closed and opened again."""
 
-    def __init__(self, settings: TargetSettings, origin: Origin, owner: str) -> None:
+    def __init__(self, settings: TargetSettings, hand_off: HandOff, owner: str) -> None:
+        """`hand_off` is what the process started with: its decoder knows no other epoch and partitions."""
         self._settings = settings
-        self._origin = origin
+        self._hand_off = hand_off
+        self._origin = Origin(hand_off.pipeline, hand_off.topic, hand_off.topic_id)
         self._owner = owner
         self._conn: Connection | None = None
 
@@ -59,7 +62,7 @@ class Target:
             self._writer = Writer(conn)
             self._writer.load()
             self._ledger = OffsetLedger(
-                conn, self._origin.pipeline, str(self._origin.topic_id), self._owner, self._second_session
+                conn, self._hand_off.pipeline, self._hand_off.topic_id, self._owner, self._second_session
             )
 
     def _second_session(self) -> Connection:
@@ -74,9 +77,16 @@ class Target:
             self._conn = None
 
     def claim(self, partition: int) -> Claim:
-        """Become the owner of a partition."""
+        """Become the owner of a partition.
+
+        Raises:
+            OutdatedError: another epoch has begun, or partitions were added, since this process started.
+        """
+        assert self._conn is not None  # noqa: S101 - `open` comes first, by construction
         with retryable_errors(f"claiming partition {partition}"), self._coming_first():
-            return self._ledger.claim(partition)
+            claim = self._ledger.claim(partition)
+            require_current(self._conn, self._hand_off)
+        return claim
 
     def apply(self, claim: Claim, batch: PartitionBatch) -> tuple[Claim, Applied]:
         """Apply one batch in one transaction.

@@ -24,7 +24,9 @@ SLOT_WAIT_S: Final = 30.0
 """A killed Connect worker's session outlives it until the server notices."""
 
 
-def teardown(settings: Settings, *, wait_s: float, with_connect: bool, report: Report) -> None:
+def teardown(
+    settings: Settings, *, wait_s: float, with_connect: bool, report: Report, with_target: bool = True
+) -> None:
     """Remove what `init` made at the source and in Kafka Connect; `report` hears of each removal.
 
     Args:
@@ -32,6 +34,7 @@ def teardown(settings: Settings, *, wait_s: float, with_connect: bool, report: R
         wait_s: longest wait for another command, in seconds.
         with_connect: False leaves Connect alone, for a Connect cluster that is gone for good.
         report: called with a sentence per removal.
+        with_target: False leaves the target alone, for one that is lost; the slot must go all the same.
 
     Raises:
         ConfigurationError: somebody else reads the slot.
@@ -39,29 +42,31 @@ def teardown(settings: Settings, *, wait_s: float, with_connect: bool, report: R
     """
     with (
         connect_source(settings.source, "cdc-consumer teardown") as source,
-        connect_target(settings.target, "cdc-consumer teardown") as target,
         ExitStack() as stack,
     ):
-        check_control(target, settings.target.control_schema)
-        stack.enter_context(one_at_a_time(target, settings.pipeline.name, wait_s))
+        if with_target:
+            target = stack.enter_context(connect_target(settings.target, "cdc-consumer teardown"))
+            check_control(target, settings.target.control_schema)
+            stack.enter_context(one_at_a_time(target, settings.pipeline.name, wait_s))
         # The reader goes first: it would make the slot anew, or fail for want of its publication.
         if with_connect:
-            _remove_connector(settings, report)
+            with Connect(settings.connect) as connect:
+                remove_connector(connect, settings.connector, report)
         if drop_slot(source, settings.slot, SLOT_WAIT_S):
             report(f"dropped replication slot {settings.slot}")
-        end_epoch(target, settings.pipeline.name)
+        if with_target:
+            end_epoch(target, settings.pipeline.name, "the pipeline was torn down")
         if drop_publication(source, settings.publication):
             report(f"dropped publication {settings.publication}")
         if drop_heartbeat(source, settings.source.heartbeat_table):
             report(f"dropped heartbeat table {settings.source.heartbeat_table}")
 
 
-def _remove_connector(settings: Settings, report: Report) -> None:
-    with Connect(settings.connect) as connect:
-        name = settings.connector
-        if connect.config(name) is None:
-            return
-        connect.stop(name)
-        connect.reset_offsets(name)
-        connect.delete(name)
-        report(f"removed connector {name} and its position")
+def remove_connector(connect: Connect, name: str, report: Report) -> None:
+    """Remove a connector with its stored position, if it is there."""
+    if connect.config(name) is None:
+        return
+    connect.stop(name)
+    connect.reset_offsets(name)
+    connect.delete(name)
+    report(f"removed connector {name} and its position")

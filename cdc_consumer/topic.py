@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from cdc_consumer.settings import KafkaSettings, TopicSettings
 from widetable.errors import ConfigurationError, UnreachableError, WideTableError
@@ -100,7 +107,17 @@ class Topics:
 
     def end_offsets(self, name: str, partitions: Iterable[int]) -> dict[int, int]:
         """The offset after the last record of each partition."""
-        wanted = {TopicPartition(name, partition): OffsetSpec.latest() for partition in partitions}
+        return self._offsets(name, partitions, OffsetSpec.latest())
+
+    def held_offsets(self, name: str, partitions: Iterable[int]) -> dict[int, range]:
+        """The offsets that each partition holds: from what retention has left to the end."""
+        numbers = list(partitions)
+        first = self._offsets(name, numbers, OffsetSpec.earliest())
+        end = self.end_offsets(name, numbers)
+        return {number: range(first[number], end[number]) for number in numbers}
+
+    def _offsets(self, name: str, partitions: Iterable[int], which: OffsetSpec) -> dict[int, int]:
+        wanted = {TopicPartition(name, partition): which for partition in partitions}
         deadline = time.monotonic() + self._timeout_s
         with self._errors():
             while True:
@@ -110,6 +127,14 @@ class Topics:
                     if error.args[0].code() not in PASSING or time.monotonic() > deadline:
                         raise
                 time.sleep(POLL_S)
+
+    def add_partitions(self, name: str, partitions: int, *, only_try: bool = False) -> None:
+        """Raise the number of partitions; `only_try` asks whether the cluster would."""
+        wanted = NewPartitions(name, partitions)
+        with self._errors():
+            self._admin.create_partitions([wanted], request_timeout=self._timeout_s, validate_only=only_try)[
+                name
+            ].result()
 
     def broker_count(self) -> int:
         """How many brokers the cluster has: the cheapest proof that it answers."""

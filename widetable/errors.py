@@ -57,6 +57,12 @@ class RetryableError(WideTableError):
     exit_code = ExitCode.UNREACHABLE
 
 
+class OutdatedError(WideTableError):
+    """A new epoch began, or partitions were added, since this process started: a new process sees them."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
 class LayoutChangedError(RetryableError):
     """The wide tables changed under a cached layout: roll back, reload the layout, try again."""
 

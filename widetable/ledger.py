@@ -55,8 +55,9 @@ class OffsetLedger:
             row = self._conn.execute(SQL["claim"], {**key, "owner": self._owner}).fetchone()
         if row is None:
             raise ConfigurationError(
-                f"Partition {partition} of the topic is not in the offset ledger: partitions were added, or the"
-                " topic was made anew, after `cdc-consumer init`. Per-ship order is not sure any more."
+                f"Partition {partition} of the topic is not in the offset ledger: partitions were added behind our"
+                " back, so the order of a ship's changes is not certain any more. `cdc-consumer repartition` takes"
+                " them in (or `cdc-consumer reinit`, if the topic was made anew)."
             )
         return Claim(partition, *row)
 

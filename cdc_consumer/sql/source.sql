@@ -47,6 +47,12 @@ SELECT p.puballtables, p.pubviaroot, p.pubinsert AND p.pubupdate AND p.pubdelete
 FROM pg_publication p
 WHERE p.pubname = %(publication)s
 
+-- publishers --
+SELECT p.pubname::text
+FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+WHERE r.prrelid = to_regclass(%(table)s)
+ORDER BY p.pubname
+
 -- slot --
 SELECT to_jsonb(s) AS facts,
        (pg_current_wal_lsn() - s.restart_lsn)::bigint AS retained_bytes

@@ -152,7 +152,7 @@ def test_a_hand_off_made_meanwhile_stops_a_copy_without_one(world: World) -> Non
 def test_a_pipeline_torn_down_meanwhile_stops_the_copy(desk: Desk) -> None:
     """Without a slot there is no barrier to be behind."""
     session = desk.session()
-    end_epoch(desk.world.target, "narrow_to_wide")
+    end_epoch(desk.world.target, "narrow_to_wide", "a test")
     with pytest.raises(StoppedError, match="torn down"):
         session.drain()
 

@@ -72,7 +72,7 @@ def apply_up_to(target: Connection, partition: int, offset: int) -> None:
 @pytest.mark.postgres
 def test_a_commit_is_settled_only_when_every_partition_is_past_it(target_settings: TargetSettings) -> None:
     """One ship that lags holds it up: its changes may belong to that very commit."""
-    settler = Settler(hand_off(), lambda: Mark(500, {0: 10, 1: 20}), lambda: open_session(target_settings))
+    settler = Settler(hand_off(), lambda _: Mark(500, {0: 10, 1: 20}), lambda: open_session(target_settings))
     with session(target_settings) as target:
         apply_up_to(target, 0, 10)
         apply_up_to(target, 1, 19)
@@ -101,7 +101,7 @@ def test_an_outage_of_connect_is_told_and_tried_again(target_settings: TargetSet
     answers: list[Mark | Exception] = [UnreachableError("Connect is away"), Mark(700, {0: 0, 1: 0})]
     now = 0.0
 
-    def ask() -> Mark:
+    def ask(_: HandOff) -> Mark:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -136,7 +136,7 @@ def test_a_lost_session_is_opened_again(target_settings: TargetSettings) -> None
         now += 1.0
         return settler.step() == Settled(1, lsn)
 
-    settler = Settler(hand_off(), lambda: next(marks, None), open_target, clock=lambda: now)
+    settler = Settler(hand_off(), lambda _: next(marks, None), open_target, clock=lambda: now)
     wait_for(lambda: settled_at(500), "it was not settled")
     opened[0].close()
     wait_for(lambda: settled_at(600), "it was not settled in a new session")

@@ -1,16 +1,18 @@
 """Is the hand-off still true? Each part of the world, as it should be and broken."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from cdc_consumer import health
+from cdc_consumer.connect import StoredOffset
 from cdc_consumer.settings import load_settings
 from cdc_consumer.slot import Slot
 from cdc_consumer.source_database import Publication, Server
 from cdc_consumer.topic import Topic
 from widetable.barrier import SourceIdentity
-from widetable.hand_off import HandOff, epoch_starts
+from widetable.hand_off import HandOff, LedgerRow, epoch_starts
 
 TABLES = ["tenant.tbl_data_timeseries", "cdc.heartbeat"]
 HAND_OFF = HandOff(
@@ -42,7 +44,7 @@ def test_a_world_as_recorded_has_no_problem() -> None:
     assert health.cluster_problem(SourceIdentity("77", 3), HAND_OFF) is None
     assert health.slot_problem(SLOT, HAND_OFF) is None
     assert health.publication_problem(PUBLICATION, HAND_OFF, TABLES) is None
-    assert health.topic_problem(TOPIC, HAND_OFF, [0, 1]) is None
+    assert health.topic_problem(TOPIC, HAND_OFF) is None
     assert SERVER.problem() is None
 
 
@@ -97,12 +99,11 @@ def test_a_publication_that_holds_changes_back_is_broken(
         pytest.param(None, "is gone", id="deleted"),
         pytest.param(replace(TOPIC, topic_id="other"), "made anew", id="recreated"),
         pytest.param(replace(TOPIC, cleanup_policy="compact"), "cleanup.policy=compact", id="compacted"),
-        pytest.param(replace(TOPIC, partitions=3), "partitions were added", id="more partitions"),
     ],
 )
 def test_a_topic_that_lost_events_or_their_order_is_broken(topic: Topic | None, complaint: str) -> None:
     """Offsets only mean something in the topic they were taken from."""
-    assert complaint in str(health.topic_problem(topic, HAND_OFF, [0, 1]))
+    assert complaint in str(health.topic_problem(topic, HAND_OFF))
 
 
 @pytest.mark.parametrize(
@@ -127,3 +128,34 @@ def test_an_event_belongs_to_the_last_epoch_that_began_at_or_below_it() -> None:
     assert epoch_starts(epochs, "id", 0) == [(10, 2), (25, 3)]
     assert epoch_starts(epochs, "id", 1) == [(7, 3)]
     assert epoch_starts(epochs, "id", 2) == []
+
+
+def test_partitions_that_the_ledger_does_not_know_name_their_command() -> None:
+    """A new epoch is not needed for them."""
+    assert health.partition_problem(TOPIC, [0, 1]) is None
+    complaint = str(health.partition_problem(replace(TOPIC, partitions=3), [0, 1]))
+    assert "`cdc-consumer repartition --partitions 3`" in complaint
+
+
+@pytest.mark.parametrize(
+    ("held", "complaint"),
+    [
+        pytest.param(range(5, 9), "None", id="all there"),
+        pytest.param(range(6, 9), "retention has removed events", id="expired"),
+        pytest.param(range(4), "the broker has lost events", id="shorter than before"),
+    ],
+)
+def test_a_topic_must_hold_what_was_not_read(held: range, complaint: str) -> None:
+    """Offsets between what it holds and what was read are events that nobody sees."""
+    row = LedgerRow(0, 5, None, datetime.now(UTC))
+    assert complaint in str(health.retention_problem({0: held}, [row]))
+
+
+def test_a_slot_ahead_of_the_stored_position_has_let_changes_go() -> None:
+    """Debezium confirms only what Connect has stored."""
+    ahead = replace(SLOT, confirmed_flush=2000)
+    for position, problem in ((1000, True), (2000, False), (3000, False)):
+        stored = StoredOffset(position, {"lsn": position, "lsn_commit": position})
+        assert bool(health.position_problem(stored, ahead, HAND_OFF)) is problem
+    assert health.position_problem(None, SLOT, HAND_OFF) is None
+    assert "position was lost" in str(health.position_problem(None, ahead, HAND_OFF))
