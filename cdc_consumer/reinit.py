@@ -62,7 +62,9 @@ def reinit(settings: Settings, *, wait_s: float, force: bool, report: Report) ->
                 hand_off = begin(deployment, _latest(deployment), wait_s, report)
             slot = read_slot(deployment.source, hand_off.slot)
             if slot is None:
-                raise UnreachableError("the new slot vanished: run `cdc-consumer reinit` again")
+                raise UnreachableError(
+                    "slot or topic vanished while they were looked at: run the command again"
+                )
             register(deployment, hand_off, slot, wait_s, report)
     return hand_off
 

@@ -71,9 +71,7 @@ def _whole(deployment: Deployment, hand_off: HandOff) -> Topic:
         raise ConfigurationError(f"{problem}. {RUNBOOK}")
     topic = deployment.topics.describe(hand_off.topic)
     if topic is None:
-        raise UnreachableError(
-            f"topic {hand_off.topic} vanished while it was looked at: run the command again"
-        )
+        raise UnreachableError("slot or topic vanished while they were looked at: run the command again")
     return topic
 
 
@@ -146,5 +144,5 @@ def _start(deployment: Deployment, hand_off: HandOff, wait_s: float, report: Rep
     """Step 5; a connector that runs is left alone."""
     slot = read_slot(deployment.source, hand_off.slot)
     if slot is None:
-        raise UnreachableError(f"slot {hand_off.slot} vanished while it was looked at: run the command again")
+        raise UnreachableError("slot or topic vanished while they were looked at: run the command again")
     register(deployment, hand_off, slot, wait_s, report)

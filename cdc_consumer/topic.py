@@ -45,9 +45,10 @@ PASSING: Final = frozenset(
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - as above
     }
 )
-"""What a topic answers just after it was made, or while its leader moves."""
+"""What a topic answers just after it or a partition was made, or while its leader moves."""
 
 POLL_S: Final = 0.1
 

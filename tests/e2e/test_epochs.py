@@ -78,7 +78,8 @@ def test_partitions_added_behind_our_back_stop_the_consumer_and_are_taken_in(
     pipeline.hand_off()
     brokers = stack.environment()["CDC_KAFKA__BOOTSTRAP_SERVERS"]
     topic = topic_of(pipeline)
-    AdminClient({"bootstrap.servers": brokers}).create_partitions([NewPartitions(topic, 6)])[topic].result()
+    admin = AdminClient({"bootstrap.servers": brokers})
+    admin.create_partitions([NewPartitions(topic, 6)])[topic].result()
     ended = pipeline.product.run("cdc-consumer", "run", quiet=True)
     assert ended.returncode == ExitCode.CONFIGURATION
     assert "`cdc-consumer repartition`" in ended.stderr
