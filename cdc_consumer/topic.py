@@ -127,6 +127,7 @@ class Topics:
                 except KafkaException as error:
                     if error.args[0].code() not in PASSING or time.monotonic() > deadline:
                         raise
+                self._client = None  # librdkafka's cache would not know a partition just made for minutes
                 time.sleep(POLL_S)
 
     def add_partitions(self, name: str, partitions: int, *, only_try: bool = False) -> None:
