@@ -38,7 +38,7 @@ from widetable.control import check_control
 from widetable.errors import StoppedError
 from widetable.hand_off import HandOff, read_epochs, require_hand_off
 from widetable.layout import load_layout
-from widetable.postgres import connect_target
+from widetable.postgres import connect_ddl, connect_target
 
 SETTLE_EVERY_S = 1.0
 GOVERN_EVERY_S = 2.0
@@ -139,7 +139,7 @@ def check_topic(settings: Settings, hand_off: HandOff) -> None:
 
 
 def _chores(settings: Settings, settler: Settler, watchdog: Watchdog) -> list[Chore]:
-    governor = Governor(lambda: connect_target(settings.target, "cdc-consumer governor"), settings.target)
+    governor = Governor(lambda: connect_ddl(settings.target, "cdc-consumer governor"), settings.target)
     return [
         Chore("settle", SETTLE_EVERY_S, settler.step),
         Chore("govern", GOVERN_EVERY_S, governor.step),

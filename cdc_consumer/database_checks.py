@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Final
 
 from cdc_consumer import health, source_database
 from cdc_consumer.findings import Finding, bad, ok, warning
 from cdc_consumer.parts import Parts
 from widetable.barrier import source_identity
-from widetable.postgres import Connection, connect_source, connect_target, fetch_one
+from widetable.postgres import Connection, connect_ddl, connect_source, connect_target, fetch_one
+from widetable.settings import TargetSettings
 
 MB: Final = 1 << 20
 
@@ -72,12 +74,14 @@ def wal_limit(parts: Parts) -> Finding:
 
 def source_role(parts: Parts) -> Finding:
     """The rights that `init` needs."""
-    role = source_database.role(parts.source())
+    source = parts.source()
+    role = source_database.role(source)
+    made = source_database.publication(source, parts.settings.publication) is not None
     missing = [
         right
         for right, given in (
             ("REPLICATION (ALTER ROLE)", role.may_replicate),
-            ("CREATE on the database", role.may_create),
+            ("CREATE on the database", role.may_create or made),
         )
         if not given
     ]
@@ -131,7 +135,12 @@ def heartbeat(parts: Parts) -> Finding:
 
 def target_role(parts: Parts) -> Finding:
     """The rights that schema and data need."""
-    target, settings = parts.target(), parts.settings.target
+    settings = parts.settings.target
+    with closing(connect_ddl(settings, "cdc-consumer check")) as target:
+        return _ddl_finding(target, settings)
+
+
+def _ddl_finding(target: Connection, settings: TargetSettings) -> Finding:
     lacking = [
         schema
         for schema in dict.fromkeys([settings.wide_schema, settings.control_schema])

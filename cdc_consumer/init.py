@@ -20,7 +20,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
 import structlog
@@ -33,11 +33,12 @@ from cdc_consumer.settings import Settings
 from cdc_consumer.slot import Slot, create_slot, drop_slot, held_up, in_use, read_slot
 from cdc_consumer.topic import Topic, Topics
 from widetable.barrier import barrier_passed, source_identity, take_barrier
-from widetable.control import migrate
+from widetable.control import check_control, migrate
+from widetable.ddl import ddl_errors
 from widetable.errors import ConfigurationError, UnreachableError
 from widetable.hand_off import HandOff, read_hand_off, read_ledger, write_hand_off
 from widetable.lsn import format_lsn
-from widetable.postgres import Connection
+from widetable.postgres import Connection, connect_ddl
 
 log = structlog.get_logger(__name__)
 
@@ -60,14 +61,21 @@ def init(settings: Settings, *, wait_s: float, report: Report) -> HandOff:
     """
     with open_deployment(settings, "cdc-consumer init") as deployment:
         require_debezium(deployment.connect)
-        for step in migrate(deployment.target, settings.target.control_schema):
-            report(f"control schema: applied {step.number:04} {step.name}")
+        _migrate(settings, report)
+        check_control(deployment.target, settings.target.control_schema)
         with one_at_a_time(deployment.target, settings.pipeline.name, wait_s):
             latest = read_hand_off(deployment.target, settings.pipeline.name)
             streaming = None if latest is None or latest.ended else latest
             hand_off = streaming or begin(deployment, latest, wait_s, report)
             register(deployment, hand_off, _require_healthy(deployment, hand_off), wait_s, report)
     return hand_off
+
+
+def _migrate(settings: Settings, report: Report) -> None:
+    """Bring the control schema to this version, as the role that owns it."""
+    with closing(connect_ddl(settings.target, "cdc-consumer init")) as owner, ddl_errors(settings.target):
+        for step in migrate(owner, settings.target.control_schema):
+            report(f"control schema: applied {step.number:04} {step.name}")
 
 
 def _require_healthy(deployment: Deployment, hand_off: HandOff) -> Slot:

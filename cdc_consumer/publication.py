@@ -8,6 +8,7 @@ slot's first change, because it is made before the slot.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum, auto
 from typing import Final
 
 import psycopg
@@ -53,12 +54,19 @@ def ensure_publication(conn: Connection, name: str, tables: list[str]) -> Iterat
         yield f"publication {name} publishes all operations via the partition root"
 
 
-def drop_publication(conn: Connection, name: str) -> bool:
-    """Drop the publication; False when there was none."""
+class Dropped(Enum):
+    """What became of an object that was to go; one that belongs to another role costs nothing where it is."""
+
+    YES = auto()
+    NOTHING_THERE = auto()
+    NOT_OURS = auto()
+
+
+def drop_publication(conn: Connection, name: str) -> Dropped:
+    """Drop the publication, if it is this role's."""
     if source_database.publication(conn, name) is None:
-        return False
-    _execute(conn, sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(name)))
-    return True
+        return Dropped.NOTHING_THERE
+    return _drop(conn, sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(name)))
 
 
 def ensure_heartbeat(conn: Connection, table: str, connector_role: str) -> Iterator[str]:
@@ -82,12 +90,19 @@ def ensure_heartbeat(conn: Connection, table: str, connector_role: str) -> Itera
     yield f"created heartbeat table {table}"
 
 
-def drop_heartbeat(conn: Connection, table: str) -> bool:
-    """Drop the heartbeat table; False when there was none, or another pipeline publishes it, too."""
+def drop_heartbeat(conn: Connection, table: str) -> Dropped:
+    """Drop the heartbeat table, if it is this role's and no other pipeline publishes it."""
     if not _exists(conn, table) or source_database.publishers(conn, table):
-        return False
-    _execute(conn, sql.SQL("DROP TABLE {}").format(_identifier(table)))
-    return True
+        return Dropped.NOTHING_THERE
+    return _drop(conn, sql.SQL("DROP TABLE {}").format(_identifier(table)))
+
+
+def _drop(conn: Connection, statement: sql.Composed) -> Dropped:
+    try:
+        _bounded(conn, statement)
+    except psycopg.errors.InsufficientPrivilege:
+        return Dropped.NOT_OURS
+    return Dropped.YES
 
 
 def _exists(conn: Connection, table: str) -> bool:
@@ -100,14 +115,18 @@ def _identifier(table: str) -> sql.Identifier:
 
 
 def _execute(conn: Connection, statement: sql.Composed) -> None:
-    """One DDL statement in its own transaction, so that nothing of ours stays open."""
     try:
-        with conn.transaction():
-            conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-            conn.execute(statement)
+        _bounded(conn, statement)
     except psycopg.errors.InsufficientPrivilege as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(
             f"the source role may not prepare the source: {reason}. It must own the narrow table and have"
-            " CREATE on the database; or let a role that may run `cdc-consumer init` once"
+            " CREATE on the database; or let its owner run deploy/roles.sql, which makes them"
         ) from error
+
+
+def _bounded(conn: Connection, statement: sql.Composed) -> None:
+    """One DDL statement in its own transaction, so that nothing of ours stays open."""
+    with conn.transaction():
+        conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+        conn.execute(statement)

@@ -23,7 +23,7 @@ from widetable.ddl import apply_schema, ddl_errors
 from widetable.drop import Droppable, drop_tables, droppable_tables
 from widetable.errors import ConfigurationError, PartialError
 from widetable.governor import GovernorReport, govern
-from widetable.postgres import Connection, connect_source, connect_target
+from widetable.postgres import Connection, connect_ddl, connect_source
 from widetable.registration import Changes
 from widetable.registry import Registry, read_registry
 from widetable.sampling import Sample, take_sample
@@ -137,7 +137,7 @@ def apply_command(
     sample = _sample(
         settings, ships, sample_minutes, [channel for part in lists for channel in part.channel_ids]
     )
-    with closing(connect_target(settings.target, APPLICATION)) as conn:
+    with closing(connect_ddl(settings.target, APPLICATION)) as conn:
         with ddl_errors(settings.target):
             steps = [
                 f"{step.number:04} {step.name}" for step in migrate(conn, settings.target.control_schema)
@@ -223,7 +223,7 @@ def _print_changes(changes: Changes, plan: SchemaPlan) -> None:
 def _bring_to_life(settings: Settings) -> None:
     """Add columns and drain overflow for what is pending, unless a running consumer does."""
     target = settings.target
-    while (report := govern(lambda: connect_target(target, APPLICATION), target)).more:
+    while (report := govern(lambda: connect_ddl(target, APPLICATION), target)).more:
         _print_progress(report)
     _print_progress(report)
     if report.stuck:

@@ -12,7 +12,7 @@ from typing import Final
 
 from cdc_consumer.connect import Connect
 from cdc_consumer.deployment import one_at_a_time
-from cdc_consumer.publication import drop_heartbeat, drop_publication
+from cdc_consumer.publication import Dropped, drop_heartbeat, drop_publication
 from cdc_consumer.registration import Report
 from cdc_consumer.settings import Settings
 from cdc_consumer.slot import drop_slot
@@ -56,10 +56,19 @@ def teardown(
             report(f"dropped replication slot {settings.slot}")
         if with_target:
             end_epoch(target, settings.pipeline.name, "the pipeline was torn down")
-        if drop_publication(source, settings.publication):
-            report(f"dropped publication {settings.publication}")
-        if drop_heartbeat(source, settings.source.heartbeat_table):
-            report(f"dropped heartbeat table {settings.source.heartbeat_table}")
+        _drop(f"publication {settings.publication}", drop_publication(source, settings.publication), report)
+        heartbeat_table = settings.source.heartbeat_table
+        _drop(f"heartbeat table {heartbeat_table}", drop_heartbeat(source, heartbeat_table), report)
+
+
+def _drop(what: str, dropped: Dropped, report: Report) -> None:
+    match dropped:
+        case Dropped.YES:
+            report(f"dropped {what}")
+        case Dropped.NOT_OURS:
+            report(f"left {what}, which belongs to another role; the next init uses it again")
+        case Dropped.NOTHING_THERE:
+            pass
 
 
 def remove_connector(connect: Connect, name: str, report: Report) -> None:

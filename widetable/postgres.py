@@ -12,6 +12,7 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import conninfo
+from pydantic import SecretStr
 
 from widetable.errors import ConfigurationError, RetryableError, UnreachableError, WideTableError
 from widetable.settings import SourceSettings, TargetSettings
@@ -49,15 +50,26 @@ def connect_source(settings: SourceSettings, application: str, *, autocommit: bo
 
 def connect_target(settings: TargetSettings, application: str, *, autocommit: bool = True) -> Connection:
     """Open a session on the target database: READ COMMITTED, with lock and idle timeouts set."""
+    return _connect_target(settings, settings.dsn, "CDC_TARGET__DSN", application, autocommit)
+
+
+def connect_ddl(settings: TargetSettings, application: str) -> Connection:
+    """Open an autocommit session on the target as the role that owns the tables there."""
+    if settings.ddl_dsn is None:
+        return connect_target(settings, application)
+    return _connect_target(settings, settings.ddl_dsn, "CDC_TARGET__DDL_DSN", application, autocommit=True)
+
+
+def _connect_target(
+    settings: TargetSettings, dsn: SecretStr, setting: str, application: str, autocommit: bool
+) -> Connection:
     extra = (
         f" -c lock_timeout={settings.lock_timeout_ms}"
         f" -c idle_in_transaction_session_timeout={settings.idle_in_transaction_timeout_ms}"
         " -c default_transaction_isolation=read\\ committed -c jit=off -c plan_cache_mode=force_generic_plan"
     )
-    dsn = settings.dsn.get_secret_value()
-    return _connect(
-        dsn, "target", "CDC_TARGET__DSN", application, settings.connect_timeout_s, extra, autocommit
-    )
+    timeout_s = settings.connect_timeout_s
+    return _connect(dsn.get_secret_value(), "target", setting, application, timeout_s, extra, autocommit)
 
 
 def session_dsn(dsn: str, application: str, connect_timeout_s: int, extra_options: str = "") -> str:

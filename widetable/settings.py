@@ -36,6 +36,11 @@ class TargetSettings(Section):
     """The database that holds the wide tables and the control schema."""
 
     dsn: SecretStr = Field(description="Connection string of the target database; may equal the source's.")
+    ddl_dsn: SecretStr | None = Field(
+        None,
+        description="Connection string of the role that owns the tables, for `schema apply`, migrations and"
+        " newcomers; default: the DSN above.",
+    )
     wide_schema: Identifier = Field("tenant", description="Schema of the wide tables.")
     control_schema: Identifier = Field(
         "cdc", description="Schema of ledgers, channel map, overflow, dead cells."

@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from cdc_consumer.publication import (
+    Dropped,
     drop_heartbeat,
     drop_publication,
     ensure_heartbeat,
@@ -87,8 +88,8 @@ def test_the_heartbeat_moves_even_if_its_row_was_deleted(source: Connection) -> 
 def test_what_was_made_can_be_removed_and_removed_again(source: Connection) -> None:
     """`teardown` may be interrupted and run again."""
     list(ensure_publication(source, "p", [NARROW]))
-    assert (drop_publication(source, "p"), drop_publication(source, "p")) == (True, False)
-    assert (drop_heartbeat(source, HEARTBEAT), drop_heartbeat(source, HEARTBEAT)) == (True, False)
+    assert [drop_publication(source, "p") for _ in range(2)] == [Dropped.YES, Dropped.NOTHING_THERE]
+    assert [drop_heartbeat(source, HEARTBEAT) for _ in range(2)] == [Dropped.YES, Dropped.NOTHING_THERE]
     assert heartbeat_age_s(source, HEARTBEAT) is None
 
 
