@@ -34,7 +34,7 @@ from widetable.narrow import (
     empty_batch,
     history_columns,
 )
-from widetable.postgres import session_dsn
+from widetable.postgres import UNTRUSTED, session_dsn
 from widetable.settings import SourceSettings
 from widetable.statements import load_statements
 
@@ -93,6 +93,11 @@ class Reader:
         try:
             self._conn = adbc.connect(f"{dsn} client_encoding=UTF8")
         except adbc_errors.Error as error:
+            if any(part in str(error) for part in UNTRUSTED):
+                raise ConfigurationError(
+                    f"The source database's certificate is not trusted: {_reason(error)}. Set sslrootcert in"
+                    " CDC_SOURCE__DSN."
+                ) from error
             raise UnreachableError(f"The source database does not answer: {_reason(error)}") from error
         self._limits = limits
         self._parts: dict[str, sql.Composable] = {

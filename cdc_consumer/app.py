@@ -25,7 +25,7 @@ from cdc_consumer.governing import Governor
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.monitor import Probe, serve
 from cdc_consumer.registration import RUNBOOK
-from cdc_consumer.registry import Registry
+from cdc_consumer.registry import open_registry
 from cdc_consumer.settings import Settings
 from cdc_consumer.settle import Settler
 from cdc_consumer.source import Source
@@ -78,7 +78,7 @@ def build_consumer(settings: Settings, owner: str, snapshot: Snapshot) -> Consum
         settings=limits,
         make_source=lambda assigned, revoked: Source(kafka, hand_off.topic, assigned, revoked),
         decoder=Decoder(
-            Registry(settings.registry.url, settings.registry.timeout_s),
+            open_registry(settings.registry),
             hand_off.placeholder,
             stream.epochs,
             table=settings.source.table,

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import httpx
 
 from cdc_consumer.settings import ConnectSettings
+from cdc_consumer.web import http_client, refuse_untrusted
 from widetable.errors import ConfigurationError, UnreachableError
 
 REBALANCE_S: Final = 60.0
@@ -86,11 +87,13 @@ class Connect:
     """A client for one Connect cluster; a context manager."""
 
     def __init__(self, settings: ConnectSettings, transport: httpx.BaseTransport | None = None) -> None:
-        password = settings.auth_password.get_secret_value() if settings.auth_password else ""
-        self._client = httpx.Client(
+        self._client = http_client(
+            "CDC_CONNECT__CA_LOCATION",
+            settings.ca_location,
+            settings.auth_user,
+            settings.auth_password,
             base_url=settings.url,
             timeout=settings.timeout_s,
-            auth=(settings.auth_user, password) if settings.auth_user else None,
             headers={"Accept": "application/json"},
             transport=transport,
         )
@@ -193,6 +196,7 @@ class Connect:
             try:
                 response = self._client.request(method, path, json=json)
             except httpx.TransportError as error:
+                refuse_untrusted(f"Kafka Connect at {self._place}", "CDC_CONNECT__CA_LOCATION", error)
                 raise UnreachableError(
                     f"Kafka Connect at {self._place} does not answer ({error or type(error).__name__}):"
                     " is it up, and is CDC_CONNECT__URL right?"

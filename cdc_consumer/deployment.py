@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from cdc_consumer.connect import Connect
-from cdc_consumer.registry import Registry
+from cdc_consumer.registry import open_registry
 from cdc_consumer.settings import RegistrySettings, Settings
 from cdc_consumer.topic import Topics
 from widetable.errors import PoisonError, UnreachableError
@@ -59,7 +59,7 @@ def open_deployment(settings: Settings, application: str) -> Iterator[Deployment
 
 def probe_registry(settings: RegistrySettings) -> None:
     """See that a schema registry answers; whether it knows any schema yet does not matter."""
-    with closing(Registry(settings.url, settings.timeout_s)) as registry:
+    with closing(open_registry(settings)) as registry:
         try:
             registry.schema(1)
         except PoisonError:

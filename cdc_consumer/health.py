@@ -59,17 +59,6 @@ def slot_problem(slot: Slot | None, hand_off: HandOff) -> str | None:
     return None
 
 
-def advance_problem(slot: Slot, stored_lsn: int) -> str | None:
-    """The slot is not ahead of what Connect stored; `stored_lsn` was read after the slot."""
-    if slot.confirmed_flush is None or slot.confirmed_flush <= stored_lsn:
-        return None
-    return (
-        f"replication slot {slot.name} was advanced to {format_lsn(slot.confirmed_flush)}, past the"
-        f" {format_lsn(stored_lsn)} that Kafka Connect has stored, by hand or by another reader:"
-        " changes between them are lost"
-    )
-
-
 def late_heartbeat_s(settings: Settings) -> float:
     """Age, in seconds, from which on a heartbeat is late."""
     return 3 * settings.connect.heartbeat_ms / 1000 + 10
@@ -127,7 +116,7 @@ def retention_problem(held: Mapping[int, range], rows: Iterable[LedgerRow]) -> s
 
 
 def position_problem(stored: StoredOffset | None, slot: Slot, hand_off: HandOff) -> str | None:
-    """What the slot has let go of was in Kafka by then."""
+    """What the slot has let go of was in Kafka by then; `stored` is to be read after the slot."""
     sent = hand_off.consistent_point if stored is None else max(stored.reached, hand_off.consistent_point)
     if slot.confirmed_flush is None or slot.confirmed_flush <= sent:
         return None

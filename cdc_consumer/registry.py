@@ -12,6 +12,8 @@ from typing import Any, Final, Protocol
 
 import httpx
 
+from cdc_consumer.settings import RegistrySettings
+from cdc_consumer.web import http_client, refuse_untrusted
 from widetable.errors import ConfigurationError, PoisonError, UnreachableError
 
 LARGEST_SCHEMA_ID: Final = 2**31 - 1
@@ -30,6 +32,18 @@ class SchemaSource(Protocol):
             UnreachableError: it can't be found out at present; try again.
         """
         ...
+
+
+def open_registry(settings: RegistrySettings) -> Registry:
+    """The registry that the settings name, with its login and certificate authority."""
+    client = http_client(
+        "CDC_REGISTRY__CA_LOCATION",
+        settings.ca_location,
+        settings.auth_user,
+        settings.auth_password,
+        timeout=settings.timeout_s,
+    )
+    return Registry(settings.url, client=client)
 
 
 class Registry:
@@ -70,6 +84,9 @@ class Registry:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise ConfigurationError(f"CDC_REGISTRY__URL is not an HTTP address: {error}") from error
         except httpx.TransportError as error:
+            refuse_untrusted(
+                f"the schema registry at {_shown(self._url)}", "CDC_REGISTRY__CA_LOCATION", error
+            )
             message = (
                 f"the schema registry at {_shown(self._url)} does not answer ({error}); "
                 "see that it runs, and that CDC_REGISTRY__URL is its address"

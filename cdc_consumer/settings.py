@@ -37,6 +37,15 @@ class KafkaSettings(Section):
         "classic", description="Rebalance protocol: classic, or consumer (KIP-848, brokers from 4.0)."
     )
     request_timeout_s: float = Field(15.0, gt=0, description="Seconds to wait for an answer of the cluster.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None = Field(
+        None, description="How the brokers are spoken to; unset: PLAINTEXT."
+    )
+    sasl_mechanism: str | None = Field(None, description="How to log in, such as SCRAM-SHA-512.")
+    sasl_username: str | None = Field(None, description="User at the brokers.")
+    sasl_password: SecretStr | None = Field(None, description="Password of that user.")
+    ssl_ca_location: str | None = Field(
+        None, description="File with the brokers' certificate authority (PEM); unset: the system's."
+    )
     extra: dict[str, SecretStr] = Field(
         default_factory=dict,
         description="librdkafka properties as JSON, or one each: CDC_KAFKA__EXTRA__SASL_PASSWORD_FILE=…",
@@ -50,8 +59,17 @@ class KafkaSettings(Section):
 
     def client(self, **more: Any) -> dict[str, Any]:
         """Configuration of a librdkafka client; a user's `extra` wins over our defaults, not over `more`."""
+        password = self.sasl_password.get_secret_value() if self.sasl_password else None
+        named = {
+            "security.protocol": self.security_protocol,
+            "sasl.mechanism": self.sasl_mechanism,
+            "sasl.username": self.sasl_username,
+            "sasl.password": password,
+            "ssl.ca.location": self.ssl_ca_location,
+        }
+        own = {name: value for name, value in named.items() if value is not None}
         extra = {name: text.get_secret_value() for name, text in self.extra.items()}
-        return {"bootstrap.servers": self.bootstrap_servers, **extra, **more}
+        return {"bootstrap.servers": self.bootstrap_servers, **own, **extra, **more}
 
 
 class RegistrySettings(Section):
@@ -60,6 +78,11 @@ class RegistrySettings(Section):
     url: Url = Field(
         "http://localhost:8081/apis/ccompat/v7",
         description="Base address; the schema with id 1 is at …/schemas/ids/1.",
+    )
+    auth_user: str | None = Field(None, description="User of the registry, if it asks for one.")
+    auth_password: SecretStr | None = Field(None, description="Password of that user.")
+    ca_location: str | None = Field(
+        None, description="File with the registry's certificate authority (PEM); unset: certifi's list."
     )
     timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for an answer.")
 
@@ -70,6 +93,9 @@ class ConnectSettings(Section):
     url: Url = Field("http://localhost:8083", description="REST interface of Kafka Connect.")
     auth_user: str | None = Field(None, description="User of the REST interface, if it asks for one.")
     auth_password: SecretStr | None = Field(None, description="Password of the REST interface.")
+    ca_location: str | None = Field(
+        None, description="File with Connect's certificate authority (PEM); unset: certifi's list."
+    )
     timeout_s: float = Field(30.0, gt=0, description="Seconds to wait for an answer of the REST interface.")
     connector: TopicPart | None = Field(None, description="Connector's name; default: the pipeline's name.")
     slot: SlotName | None = Field(None, description="Replication slot; default: the pipeline's name.")

@@ -40,6 +40,9 @@ REFUSED: Final = frozenset(
 )
 """What no retry cures."""
 
+UNTRUSTED: Final = ("uthentication", "certificate verify failed", "ssl.ca.location")
+"""What librdkafka says on its own of a wrong login or authority, while it reports brokers that are away."""
+
 PASSING: Final = frozenset(
     {
         KafkaError.LEADER_NOT_AVAILABLE,
@@ -169,6 +172,7 @@ class Topics:
         try:
             yield
         except KafkaException as error:
+            self._admin.poll(0)  # a synchronous call leaves librdkafka's complaints waiting
             self._client = None
             raise kafka_error(error, self._complaint) from error
 
@@ -179,8 +183,10 @@ def kafka_error(error: KafkaException, complaint: str = "") -> WideTableError:
     if not isinstance(cause, KafkaError):
         return UnreachableError(f"Kafka: {error}")
     reason = cause.str() + (f" ({complaint})" if complaint and complaint != cause.str() else "")
-    if cause.code() in REFUSED or "uthentication" in complaint:
-        return ConfigurationError(f"Kafka refuses: {reason}. Check CDC_KAFKA__EXTRA and the user's rights")
+    if cause.code() in REFUSED or any(part in complaint for part in UNTRUSTED):
+        return ConfigurationError(
+            f"Kafka refuses: {reason}. Check CDC_KAFKA__SASL_…, CDC_KAFKA__SSL_CA_LOCATION and the user's rights"
+        )
     return UnreachableError(
         f"Kafka does not answer: {reason}. Is it up, and is CDC_KAFKA__BOOTSTRAP_SERVERS right?"
     )

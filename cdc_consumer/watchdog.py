@@ -226,7 +226,7 @@ def _gauge_slot(slot: Slot | None, wal_budget: int, sight: Sight) -> None:
         sight.passing.append(f"replication slot {slot.name} is {slot.wal_status}: it may be lost soon")
 
 
-def _connector(parts: Parts, _: HandOff, sight: Sight) -> None:
+def _connector(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
     connect, name = parts.connect(), parts.settings.connector
     state, stored = connect.state(name), connect.stored_offset(name)
     sight.gauges["cdc_connector_running"] = float(state is not None and state.running)
@@ -237,14 +237,16 @@ def _connector(parts: Parts, _: HandOff, sight: Sight) -> None:
         sight.passing.append(f"connector {name} failed: {state.failed.reason}")
     elif not state.running:
         sight.passing.append(f"connector {name} is {state.summary}")
-    if sight.slot is not None and stored is not None and stored.lsn_commit is not None:
-        problem = health.advance_problem(sight.slot, stored.lsn_commit)
-        if problem and not sight.broken:
+    if sight.slot is not None and stored is not None and not sight.broken:
+        problem = health.position_problem(stored, sight.slot, hand_off)
+        if problem:
             sight.broken.append(problem)
 
 
 def _topic(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
     rows = read_ledger(parts.control(), hand_off.pipeline, hand_off.topic_id)
     topic = parts.kafka().describe(hand_off.topic)
-    if problem := health.topic_problem(topic, hand_off, [row.partition for row in rows]):
+    if problem := health.topic_problem(topic, hand_off):
+        sight.suspected.append(problem)
+    elif topic is not None and (problem := health.partition_problem(topic, [row.partition for row in rows])):
         sight.suspected.append(problem)

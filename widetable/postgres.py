@@ -30,6 +30,13 @@ KEEPALIVE: Final = {
     "tcp_user_timeout": "30000",
 }
 
+UNTRUSTED: Final = (
+    "certificate verify failed",
+    "does not match host name",
+    "root certificate file",
+    "server does not support SSL",
+)
+"""What libpq says where `sslmode=verify-full` (or `verify-ca`, `require`) is not met."""
 HINT: Final = "Is the server running"  # libpq's last line, below the one that says what happened
 NEVER: Final = 1 << 30
 """Executions before a statement is prepared by itself: only `prepare=True` prepares (None would forbid that)."""
@@ -104,6 +111,11 @@ def _connect_error(error: psycopg.OperationalError, side: str, setting: str) -> 
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(HINT)]
     reason = told[-1] if told else type(error).__name__
+    if any(part in reason for part in UNTRUSTED):
+        return ConfigurationError(
+            f"The {side} database's certificate is not trusted: {reason}. Set sslrootcert in {setting} to the"
+            " authority that signed it, and use a host name that stands in it."
+        )
     wrong = ("password authentication failed", "does not exist", "no password supplied", "pg_hba.conf")
     if any(part in reason for part in wrong):
         return ConfigurationError(f"The {side} database refused the connection: {reason}. Check {setting}.")
