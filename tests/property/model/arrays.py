@@ -48,12 +48,12 @@ def apply_batches(
     """The cells after the product's `fold` and `resolve` took one batch, scenario by scenario."""
     events = events_of(batches, order)
     folded = fold(events, ignore_deletes=ignore_deletes)
-    current = _versions([before[row] for row in folded.row])
+    current = versions_of([before[row] for row in folded.row])
     resolved = resolve(folded, events, current, ignore_deletes=ignore_deletes)
     assert len(events) == _accounted(events, folded, resolved)
     after = list(before)
     for i, row in enumerate(folded.row.tolist()):
-        after[row] = _written(before[row], events, resolved, i)
+        after[row] = written(before[row], events, resolved, i)
     return after
 
 
@@ -64,7 +64,8 @@ def _accounted(events: Events, folded: Folded, resolved: Resolved) -> int:
     return (len(events) - folded.event_count()) + resolved.superseded + applied
 
 
-def _versions(cells: Sequence[Cell]) -> Versions:
+def versions_of(cells: Sequence[Cell]) -> Versions:
+    """What the cells have recorded, as `resolve` takes it."""
     known = [cell.version or (0, 0) for cell in cells]
     return Versions(
         np.array([epoch for epoch, _ in known], np.int64),
@@ -73,8 +74,8 @@ def _versions(cells: Sequence[Cell]) -> Versions:
     )
 
 
-def _written(cell: Cell, events: Events, resolved: Resolved, i: int) -> Cell:
-    """What the merge statements make of a cell."""
+def written(cell: Cell, events: Events, resolved: Resolved, i: int) -> Cell:
+    """What the merge statements make of the cell that entry `i` of `resolved` is about."""
     mode, at, version = Mode(resolved.mode[i]), int(resolved.value[i]), int(resolved.version[i])
     value = None if at == NONE else events.value[at].as_py()
     if mode is Mode.SET or (mode is Mode.FILL and cell.value is None):
