@@ -41,8 +41,8 @@ DIRECT_TYPES: Final = frozenset({"boolean", "int", "long", "float", "double", "s
 FRAME_FIELDS: Final = ({"name": "magic", "type": "boolean"}, {"name": "schema_id", "type": "float"})
 FRAME_BYTES: Final = 5
 
-BAD_SCHEMA: Final = (SchemaParseException, ValueError, TypeError, LookupError)
-"""What fastavro raises at a schema that is none."""
+BAD_SCHEMA: Final = (SchemaParseException, ValueError, TypeError, LookupError, RecursionError)
+"""What fastavro raises at a schema that is none, or deeper than Python follows."""
 
 TRANSACTION_FIELDS: Final = {"status", "id", "event_count"}
 
