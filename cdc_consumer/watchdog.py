@@ -246,7 +246,8 @@ def _connector(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
 def _topic(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
     rows = read_ledger(parts.control(), hand_off.pipeline, hand_off.topic_id)
     topic = parts.kafka().describe(hand_off.topic)
-    if problem := health.topic_problem(topic, hand_off):
-        sight.suspected.append(problem)
-    elif topic is not None and (problem := health.partition_problem(topic, [row.partition for row in rows])):
+    problem = health.topic_problem(topic, hand_off)
+    if problem is None and topic is not None:
+        problem = health.partition_problem(topic, [row.partition for row in rows])
+    if problem is not None:
         sight.suspected.append(problem)

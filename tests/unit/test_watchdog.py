@@ -7,7 +7,6 @@ from contextlib import suppress
 
 import pytest
 
-from cdc_consumer import health
 from cdc_consumer.slot import Slot
 from cdc_consumer.watchdog import CONFIRMING_LOOKS, Sight, Watchdog
 from tests.waiting import wait_until
@@ -101,9 +100,3 @@ def test_a_connector_is_left_alone_beside_a_slot_that_is_not_known_to_be_good(
         with suppress(StoppedError):
             world.look()
     assert world.restarts == 0
-
-
-@pytest.mark.parametrize(("confirmed", "wrong"), [(99, False), (100, False), (101, True)])
-def test_only_a_slot_ahead_of_connect_was_advanced(confirmed: int, *, wrong: bool) -> None:
-    """Debezium moves the slot up to what Connect has stored, and never beyond."""
-    assert (health.advance_problem(slot(confirmed), 100) is not None) == wrong
