@@ -23,13 +23,13 @@ ASLEEP_S = 8.0
 def sleep_before_the_ledger(world: World) -> tuple[Process, Process]:
     """A consumer that sleeps with a batch in hand wakes up when another one has its partitions."""
     zombie = world.consume(environment=PATIENT)
-    with world.load():
+    with world.load(rows_per_second=800):
         world.flows()
         with world.gate("before ledger", who=f"cdc-consumer-{worker_pid(zombie)}-%") as gate:
             gate.catch()
             world.stop(zombie)
             successor = world.consume()
-            world.flows(6_000)
+            world.flows(4_000)
             gate.open()
             world.resume(zombie)
             return zombie, successor
@@ -70,7 +70,7 @@ def test_a_zombie_that_holds_locks_is_ended_by_its_successor(world: World) -> No
     """No timeout of the server ends it; the new owner does, and goes on."""
     world.hand_off()
     zombie = world.consume(environment=PATIENT)
-    with world.load():
+    with world.load(rows_per_second=800):
         world.flows()
         with world.gate("in copy", who=f"cdc-consumer-{worker_pid(zombie)}-%") as gate:
             gate.catch()
@@ -125,7 +125,7 @@ def test_a_storm_of_rebalances_applies_each_batch_once(world: World) -> None:
     """The ledger stays one chain, whoever owns what."""
     world.hand_off()
     members = [world.consume()]
-    with world.load(rows_per_second=1_500):
+    with world.load(rows_per_second=800):
         world.flows()
         for _ in range(CHANGES):
             change_members(world, members)

@@ -20,6 +20,7 @@ from typing import Final
 
 import psycopg
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from psycopg import sql
 
 from devstack.fleet import FleetPlan, HistoryReport, LiveLoad, plan_fleet, write_history
@@ -37,6 +38,9 @@ RECOVERY_S: Final = 90.0
 """A chain that has not recovered by then needed a hand."""
 BEACON_EPOCH: Final = datetime(2001, 1, 1)
 POSITION: Final = "SELECT coalesce(sum(next_offset), 0) FROM offset_ledger"
+CHANGES: Final = (
+    "SELECT n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_user_tables WHERE relname = 'tbl_data_timeseries'"
+)
 RESULTS: Final = ("applied", "superseded", "overflow", "dead")
 
 
@@ -67,22 +71,27 @@ class World:
         self.source("ANALYZE tenant.tbl_data_timeseries")
         return history
 
+    def next_load(
+        self, rows_per_second: float = 2_000, history: HistoryReport | None = None, mix: Mix | None = None
+    ) -> LiveLoad:
+        """A live load on moments of its own, not started yet."""
+        start = self.now + timedelta(hours=24 * self._loads)
+        self._loads += 1
+        return LiveLoad(
+            self.pipeline.source,
+            self.fleet,
+            start=start,
+            history=(history.first_moment, history.until) if history else None,
+            rows_per_second=rows_per_second,
+            mix=mix,
+        )
+
     @contextmanager
     def load(
         self, rows_per_second: float = 2_000, history: HistoryReport | None = None, mix: Mix | None = None
     ) -> Iterator[LiveLoad]:
-        """A live load on moments of its own; its events count once it has ended well."""
-        start = self.now + timedelta(hours=24 * self._loads)
-        self._loads += 1
-        span = (history.first_moment, history.until) if history else None
-        live = LiveLoad(
-            self.pipeline.source,
-            self.fleet,
-            start=start,
-            history=span,
-            rows_per_second=rows_per_second,
-            mix=mix,
-        )
+        """A live load while the context lasts; its events count once it has ended well."""
+        live = self.next_load(rows_per_second, history, mix)
         with live:
             yield live
         self.record.events += live.report().events
@@ -99,10 +108,11 @@ class World:
 
     def gate(self, place: Place, who: str = "cdc-consumer%") -> AbstractContextManager[Gate]:
         """Hold sessions at a point of their transaction."""
-        tables = self._wide_tables() if place == "in copy" else [("cdc", "offset_ledger")]
+        tables = self.wide_tables() if place == "in copy" else [("cdc", "offset_ledger")]
         return Gate(self.pipeline.target, place, tables, who)
 
-    def _wide_tables(self) -> list[tuple[str, str]]:
+    def wide_tables(self) -> list[tuple[str, str]]:
+        """Schema and name of each."""
         query = "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema = 'tenant'"
         with psycopg.connect(self.pipeline.target, autocommit=True) as conn:
             return [(schema, name) for schema, name in conn.execute(query)]
@@ -113,6 +123,23 @@ class World:
         """Execute on the source."""
         with psycopg.connect(self.pipeline.source, autocommit=True) as conn:
             conn.execute(statement.encode(), params)
+
+    def source_value(self, query: str, *params: object) -> int:
+        """A single number from the source."""
+        with psycopg.connect(self.pipeline.source, autocommit=True) as conn:
+            (row,) = conn.execute(query.encode(), params).fetchall()
+        return int(row[0])
+
+    def flowing_at_source(self, changes: int = 1_000) -> None:
+        """Wait until the load has committed so many more rows at the source."""
+        goal = self.source_value(CHANGES) + changes
+        wait_until(lambda: self.source_value(CHANGES) >= goal, "the source changes", RECOVERY_S)
+
+    def target_text(self, query: str) -> str:
+        """A single value from the target, with the control schema on the path."""
+        with psycopg.connect(self.pipeline.target, autocommit=True, options="-c search_path=cdc") as conn:
+            (row,) = conn.execute(query.encode()).fetchall()
+        return str(row[0])
 
     def target(self, statement: str, *params: object) -> None:
         """Execute on the target."""
@@ -229,6 +256,12 @@ class World:
             }
         finally:
             client.close()
+
+    def make_topic(self, topic: str, partitions: int) -> None:
+        """Make a topic, as an operator would by hand."""
+        admin = AdminClient({"bootstrap.servers": self.stack.kafka.bootstrap})
+        for done in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
+            done.result(30)
 
     def group_position(self) -> int:
         """What the group has committed to Kafka, over all partitions: for lag tools only, and behind at times."""

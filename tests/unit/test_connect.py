@@ -156,7 +156,7 @@ def test_a_failure_is_told_by_its_first_line_and_its_cause() -> None:
     [
         pytest.param("FATAL: password authentication failed for user", "PASSWORD_REFERENCE", id="password"),
         pytest.param("Connection to localhost:5432 refused", "CDC_CONNECT__SOURCE_HOST", id="address"),
-        pytest.param("this is no longer available on the server", "cdc-consumer teardown", id="lost slot"),
+        pytest.param("this is no longer available on the server", "cdc-consumer reinit", id="lost slot"),
         pytest.param('publication "p" does not exist', "backfill verify", id="publication"),
         pytest.param("NullPointerException", "Kafka Connect's log", id="anything else"),
     ],
