@@ -21,8 +21,19 @@ from widetable import environment
 from widetable.control import check_control
 from widetable.errors import PartialError
 from widetable.postgres import Connection, connect_source, connect_target
+from widetable.resync import Resync
 from widetable.settled import wait_settled
-from widetable.verify import Limits, Scope, Source, Target, Verifier, VerifyReport, record_verified
+from widetable.verify import (
+    Limits,
+    Scope,
+    Source,
+    Target,
+    Verifier,
+    VerifyReport,
+    record_verified,
+    settle_due,
+    verify_due,
+)
 from widetable.verify.scope import Span
 
 APPLICATION: Final = "backfill verify"
@@ -50,6 +61,7 @@ def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> i
 @click.option(
     "--settle-timeout", "settle_timeout_s", default=180.0, show_default=True, help="Seconds to wait."
 )
+@click.option("--repair", is_flag=True, help="Give cells that differ the source's state (resync).")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first cells that differ.")
 @click.option(
     "--max-differences", default=100, show_default=True, help="How many are listed; all are counted."
@@ -65,6 +77,7 @@ def verify(
     until_us: int | None,
     settle: bool,
     settle_timeout_s: float,
+    repair: bool,
     fail_fast: bool,
     max_differences: int,
     as_json: bool,
@@ -75,11 +88,13 @@ def verify(
     PostgreSQL hashes the cells of each ship and stretch of time on both sides; where the sums differ, the
     cells are found and looked at again before they count. Works beside a running consumer.
 
-    Exits 0 when no cell differs, 5 when some do.
+    Exits 0 when no cell differs, or all that did are repaired; 5 when some do.
     """
     scope = Scope(tuple(dict.fromkeys(ships)) or None, _span(from_us, until_us))
     limits = Limits(differences=max_differences, fail_fast=fail_fast)
-    report = run(environment.load(Settings), scope, limits, settle_timeout_s if settle else None)
+    report = run(
+        environment.load(Settings), scope, limits, settle_timeout_s if settle else None, repair=repair
+    )
     as_data = json.dumps(report.as_dict(), indent=2)
     if report_path:
         report_path.write_text(as_data + "\n", encoding="utf-8")
@@ -88,20 +103,30 @@ def verify(
         raise PartialError(_verdict(report))
 
 
-def run(settings: Settings, scope: Scope, limits: Limits, settle_timeout_s: float | None) -> VerifyReport:
-    """Connect, compare, record what is verified.
+def run(
+    settings: Settings,
+    scope: Scope,
+    limits: Limits,
+    settle_timeout_s: float | None,
+    *,
+    repair: bool = False,
+) -> VerifyReport:
+    """Connect, compare, repair if asked to, record what is verified.
 
     Args:
         settings: where both sides are.
         scope: what to compare.
         limits: how much is read at once, kept and tried.
         settle_timeout_s: seconds to wait for the consumer; None doesn't wait at all.
+        repair: resync the cells found wrong.
     """
     with (
         closing(connect_source(settings.source, APPLICATION)) as source_conn,
         closing(connect_target(settings.target, APPLICATION)) as target_conn,
+        closing(Resync(settings.source, settings.target, settings.pipeline.name)) as resync,
     ):
         check_control(target_conn, settings.target.control_schema)
+        due = verify_due(target_conn, settings.pipeline.name)
         source = Source(source_conn, settings.source.table)
         target = Target(target_conn, settings.target.control_schema)
         settle = (
@@ -109,8 +134,10 @@ def run(settings: Settings, scope: Scope, limits: Limits, settle_timeout_s: floa
             if settle_timeout_s is None
             else _settle(target_conn, settings.pipeline.name, settle_timeout_s)
         )
-        report = Verifier(source, target, settle, limits, _progress()).run(scope)
+        heal = resync.heal if repair else None
+        report = Verifier(source, target, settle, limits, _progress(), heal).run(scope)
         record_verified(target_conn, settings.pipeline.name, report)
+        settle_due(target_conn, settings.pipeline.name, due, scope, report)
     return report
 
 
@@ -151,8 +178,8 @@ def _progress() -> Callable[[int, int, int], None]:
 
 def _verdict(report: VerifyReport) -> str:
     parts = []
-    if report.difference_count:
-        parts.append(f"{report.difference_count} cells differ")
+    if report.remaining:
+        parts.append(f"{report.remaining} cells differ")
     if report.unsettled:
         parts.append(f"{report.unsettled} cells kept changing; run `backfill verify` again when they rest")
     return "source and target do not agree: " + ", ".join(parts)

@@ -17,6 +17,7 @@ from widetable.errors import ConfigurationError
 from widetable.hand_off import HandOff, read_ledger
 from widetable.lsn import format_lsn
 from widetable.settled import read_settled
+from widetable.verify import verified_summary, verify_due
 
 Facts = dict[str, Any]
 MB: Final = 1 << 20
@@ -108,6 +109,12 @@ def _settled(parts: Parts) -> Facts:
     return {"lsn": format_lsn(settled.lsn) if settled else None, "epoch": settled.epoch if settled else None}
 
 
+def _verified(parts: Parts) -> Facts:
+    pipeline = parts.settings.pipeline.name
+    due = "; ".join(reason for _, _, reason in verify_due(parts.control(), pipeline))
+    return {**verified_summary(parts.control(), pipeline), **({"verify_due": due} if due else {})}
+
+
 def _current(parts: Parts) -> HandOff:
     hand_off = parts.hand_off()
     if hand_off is None:
@@ -122,6 +129,7 @@ PARTS: Final[dict[str, Callable[[Parts], Facts]]] = {
     "stream": _ledger,
     "cells": _cells,
     "settled": _settled,
+    "verified": _verified,
 }
 
 

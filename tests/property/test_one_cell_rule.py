@@ -109,6 +109,13 @@ def test_resync_heals_any_gap_where_deletes_are_ignored() -> None:
     assert found.scenarios > 20_000
 
 
+def test_a_resync_that_reads_before_it_holds_the_ledger_loses_cells() -> None:
+    """A row created in between has no version: the older absence wipes it out, and no replay brings it back."""
+    found = count(gap_resynced(SHORT, locked=False))
+    assert found.violating > 0, found
+    assert found.scenarios > count(gap_resynced(SHORT)).scenarios
+
+
 def test_backfill_does_not_heal_a_gap() -> None:
     """It fills holes; a lost update, delete or re-insert stays lost."""
     found = count(gap_backfilled(ALL))

@@ -15,6 +15,18 @@ from widetable.verify.report import Difference, VerifyReport
 from widetable.verify.scope import Scope
 from widetable.verify.source import Source
 from widetable.verify.target import Target
-from widetable.verify.verified import record_verified
+from widetable.verify.verified import record_verified, settle_due, verified_summary, verify_due
 
-__all__ = ["Difference", "Limits", "Scope", "Source", "Target", "Verifier", "VerifyReport", "record_verified"]
+__all__ = [
+    "Difference",
+    "Limits",
+    "Scope",
+    "Source",
+    "Target",
+    "Verifier",
+    "VerifyReport",
+    "record_verified",
+    "settle_due",
+    "verified_summary",
+    "verify_due",
+]

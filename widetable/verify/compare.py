@@ -20,7 +20,7 @@ from typing import Final
 
 from widetable.errors import ConfigurationError
 from widetable.verify.cells_sql import Sum
-from widetable.verify.judge import Judge, Limits, Settle, same_value
+from widetable.verify.judge import Judge, Limits, Repair, Settle, same_value
 from widetable.verify.report import MEANING, ShipResult, VerifyReport
 from widetable.verify.scope import BUCKET_WIDTHS_US, Cell, Scope, Span, Window, cut
 from widetable.verify.source import Source, Sums
@@ -67,6 +67,7 @@ class Verifier:
             nothing writes.
         limits: how much is read at once, kept and tried.
         progress: told of each window.
+        repair: heals the cells found wrong; None leaves them.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Verifier:
         settle: Settle | None,
         limits: Limits | None = None,
         progress: Progress = lambda _done, _all, _cells: None,
+        repair: Repair | None = None,
     ) -> None:
         self._source = source
         self._target = target
         self._settle = settle
         self._limits = limits or Limits()
         self._progress = progress
+        self._repair = repair
 
     def run(self, scope: Scope) -> VerifyReport:
         """Compare all cells of `scope`.
@@ -98,7 +101,7 @@ class Verifier:
         extent = self._source.extent()
         beyond, span = scope.span.split(extent.lower_us if extent else scope.span.upper_us)
         hashed = self._hash(self._windows(span, extent, ships), ships)
-        judge = Judge(self._source, self._target, self._settle, self._limits)
+        judge = Judge(self._source, self._target, self._settle, self._limits, self._repair)
         judge.counts["beyond_source"] = self._count(beyond, ships)
         complete = self._look_closer(hashed.differing, judge)
         judge.counts["cells_compared"] = sum(hashed.cells.values())

@@ -4,6 +4,8 @@ A round reads the cells' source rows, waits until the target is settled past tha
 the source rows again. If a row is the same before and after, then its value stood still meanwhile, and the
 target should have had it. A cell is wrong when two rounds in a row say so of one and the same source row: the
 second is for cells that were inserted and deleted again within a round, which leaves no trace in the rows.
+
+Where asked to, wrong cells are repaired and looked at once more in the same way.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from widetable.verify.target import Held, Policy, Target
 
 Settle = Callable[[int], None]
 """Waits until the target holds all that the source committed up to an LSN."""
+
+Repair = Callable[[Collection[Cell]], object]
+"""Gives cells the source's state."""
 
 Verdict = Literal[Kind, "dead", "kept", "corrected", "beyond_source"]
 
@@ -43,16 +48,25 @@ class Judge:
     """Collects verdicts.
 
     Attributes:
-        counts: cells by verdict, and `unsettled`.
+        counts: cells by verdict, `unsettled`, and `repaired`.
         differences: the first ones.
         unproven_us: by ship, the earliest moment at which a cell is wrong or unsettled.
     """
 
-    def __init__(self, source: Source, target: Target, settle: Settle | None, limits: Limits) -> None:
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        settle: Settle | None,
+        limits: Limits,
+        repair: Repair | None = None,
+    ) -> None:
         self._source = source
         self._target = target
         self._settle = settle
         self._limits = limits
+        self._repair = repair
+        self._wrong: list[Cell] = []
         self.counts: Counter[str] = Counter()
         self.differences: list[Difference] = []
         self.unproven_us: dict[str, int] = {}
@@ -63,6 +77,21 @@ class Judge:
         return sum(self.counts[kind] for kind in get_args(Kind))
 
     def judge(self, suspects: Collection[Cell]) -> None:
+        """Sort the cells into equal, wrong and unsettled, and repair what is wrong if that is wanted."""
+        self._look(suspects)
+        wrong, self._wrong = self._wrong, []
+        if wrong and self._repair:
+            self._repair(wrong)
+            again = Judge(self._source, self._target, self._settle, self._limits)
+            again.judge(wrong)
+            self.counts["repaired"] += len(wrong) - again.wrong_count - again.counts["unsettled"]
+            for ship, earliest in again.unproven_us.items():
+                self.unproven_us[ship] = min(earliest, self.unproven_us.get(ship, earliest))
+        else:
+            for cell in wrong:
+                self._doubt(cell)
+
+    def _look(self, suspects: Collection[Cell]) -> None:
         """Look at the cells until each is equal, wrong, or has not rested in `limits.rounds` rounds."""
         open_cells, struck = set(suspects), set[Cell]()
         before = self._source.read(open_cells)
@@ -111,7 +140,7 @@ class Judge:
             verdict = classify(value, there, self._target.policy, beyond=beyond, dead=cell in dead)
             self.counts[verdict] += 1
             if verdict in get_args(Kind):
-                self._doubt(cell)
+                self._wrong.append(cell)
                 if len(self.differences) < self._limits.differences:
                     self.differences.append(Difference(cast("Kind", verdict), cell, value, there.value))
 

@@ -17,6 +17,7 @@ MEANING: Final = {
     "missing": "cells that the source has and the target has not",
     "different": "cells with another value in the target",
     "phantom": "cells that only the target has",
+    "repaired": "of these three, cells that equal the source since --repair",
     "dead": "cells that differ because a value is recorded as dead",
     "kept": "deleted at the source, kept by choice (deletes = ignore)",
     "corrected": "cells that differ because a correction was imported",
@@ -82,6 +83,7 @@ class VerifyReport:
     missing: int
     different: int
     phantom: int
+    repaired: int
     dead: int
     kept: int
     corrected: int
@@ -94,13 +96,18 @@ class VerifyReport:
 
     @property
     def difference_count(self) -> int:
-        """Cells that are wrong in the target."""
+        """Cells that were found wrong in the target."""
         return self.missing + self.different + self.phantom
 
     @property
+    def remaining(self) -> int:
+        """Cells that were found wrong and not repaired."""
+        return self.difference_count - self.repaired
+
+    @property
     def agrees(self) -> bool:
-        """Whether all cells were compared and none differs."""
-        return self.difference_count == 0 and self.unsettled == 0
+        """Whether all cells were compared and none differs now."""
+        return self.remaining == 0 and self.unsettled == 0
 
     @property
     def cells_per_second(self) -> float:
@@ -114,6 +121,7 @@ class VerifyReport:
             "agrees": self.agrees,
             "complete": self.complete,
             "difference_count": self.difference_count,
+            "remaining": self.remaining,
             **counts,
             "seconds": round(self.seconds, 3),
             "cells_per_second": round(self.cells_per_second),

@@ -1,4 +1,4 @@
-"""What verify publishes: per ship, the moment up to which everything was found equal."""
+"""What verify publishes: per ship, the moment up to which everything was found equal; and that none is due."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from psycopg import sql
 from widetable.postgres import Connection, retryable_errors
 from widetable.verify.cells_sql import moment
 from widetable.verify.report import ShipResult, VerifyReport
+from widetable.verify.scope import Scope
 
 # A check that starts past what was proven before leaves a gap and proves nothing new; a difference takes back
 # what was claimed beyond it.
@@ -21,6 +22,21 @@ WHERE pipeline = %(pipeline)s AND ship_id = %(ship)s AND ({from} IS NULL OR veri
 INSERT: Final = """
 INSERT INTO verified (pipeline, ship_id, verified_through, cells)
 VALUES (%(pipeline)s, %(ship)s, {through}, %(cells)s) ON CONFLICT DO NOTHING
+"""
+
+DUE: Final = """
+SELECT epoch, xmin::text, verify_required FROM hand_off
+WHERE pipeline = %s AND verify_required IS NOT NULL ORDER BY epoch
+"""
+
+# A reason that was given again meanwhile has another version of the row.
+CLEAR: Final = """
+UPDATE hand_off SET verify_required = NULL WHERE pipeline = %s AND epoch = %s AND xmin::text = %s
+"""
+
+SUMMARY: Final = """
+SELECT count(*), min(verified_through)::text, max(verified_through)::text, min(checked_at)::text
+FROM verified WHERE pipeline = %s
 """
 
 
@@ -41,3 +57,27 @@ def _record(conn: Connection, pipeline: str, ship: ShipResult, through_us: int) 
     updated = conn.execute(update, values).rowcount
     if not updated and ship.from_us is None:
         conn.execute(sql.SQL(INSERT).format(through=moment(through_us)), values)
+
+
+def verified_summary(conn: Connection, pipeline: str) -> dict[str, int | str | None]:
+    """Of how many ships something is proven, and how far the ship goes of which least, and most, is."""
+    with retryable_errors("reading what is verified"):
+        ships, oldest, newest, checked = conn.execute(SUMMARY, [pipeline]).fetchall()[0]
+    return {"ships": ships, "oldest_through": oldest, "newest_through": newest, "oldest_check": checked}
+
+
+def verify_due(conn: Connection, pipeline: str) -> list[tuple[int, str, str]]:
+    """Why a verify of all cells is due: (epoch, version of the row, reason), oldest first."""
+    with retryable_errors("reading whether a verify is due"):
+        return conn.execute(DUE, [pipeline]).fetchall()
+
+
+def settle_due(
+    conn: Connection, pipeline: str, due: list[tuple[int, str, str]], scope: Scope, report: VerifyReport
+) -> None:
+    """Clear the reasons that were there before a verify of everything began, if it found all equal in the end."""
+    if not (scope == Scope() and report.complete and report.agrees):
+        return
+    with retryable_errors("recording that a due verify is done"):
+        for epoch, version, _ in due:
+            conn.execute(CLEAR, [pipeline, epoch, version])

@@ -100,12 +100,16 @@ def gap_backfilled(found: Iterable[History]) -> Iterator[Outcome]:
             yield Scenario(history, start, (stop, at, seen)), cell.value == history.states[-1]
 
 
-def gap_resynced(found: Iterable[History], rule: Rule = APPLY) -> Iterator[Outcome]:
-    """The source is read again under the ledger lock, so never older than the stream; later, a suffix replays."""
+def gap_resynced(found: Iterable[History], rule: Rule = APPLY, *, locked: bool = True) -> Iterator[Outcome]:
+    """The source is read again under the ledger lock, so never older than the stream; later, a suffix replays.
+
+    Not `locked`, or read in a snapshot from before: the state may be older than what the stream has applied.
+    """
     for history, start, stop in gaps(found):
         end = len(history)
         for at in range(stop, end + 1):
-            for seen, again in itertools.product(range(at, end + 1), range(stop, end + 1)):
+            oldest = at if locked else stop
+            for seen, again in itertools.product(range(oldest, end + 1), range(stop, end + 1)):
                 events = [*_second_epoch(history, stop, at), resync(history.states[seen])]
                 events += [*_second_epoch(history, at, end), *_second_epoch(history, again, end)]
                 cell = apply_all(_before(history, start), events, rule)
