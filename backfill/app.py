@@ -28,6 +28,7 @@ from widetable.errors import ConfigurationError, PartialError
 from widetable.hand_off import HandOff, read_hand_off
 from widetable.postgres import Connection, connect_source, connect_target, retryable_errors
 from widetable.sampling import source_ships
+from widetable.verify import verified_summary, verify_due
 
 ASSUMED_PACE: Final = 150_000.0
 """Rows per second and worker, until slices done before tell better."""
@@ -180,6 +181,18 @@ def read_status(settings: Settings) -> list[PlanStatus]:
             )
             for plan in sorted(found, key=lambda plan: -plan.plan_id)
         ]
+
+
+def read_proven(settings: Settings) -> str:
+    """How far the ships are verified, and why a verify of everything is due, as lines for a person."""
+    with _target(settings) as target:
+        name = settings.pipeline.name
+        proven = verified_summary(target, name)
+        lines = [f"Verify is due: {reason}" for _, _, reason in verify_due(target, name)]
+    if not proven["ships"]:
+        return "\n".join(["Verified: nothing yet.", *lines])
+    through = f"{proven['oldest_through']} (the last ship) to {proven['newest_through']} (the first)"
+    return "\n".join([f"Verified: {proven['ships']} ships, through {through}.", *lines])
 
 
 def _scope(target: Connection, request: Request) -> Scope:

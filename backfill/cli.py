@@ -14,6 +14,7 @@ from backfill.app import (
     Proposal,
     Request,
     propose,
+    read_proven,
     read_status,
     require_hand_off_or_flag,
     run_backfill,
@@ -143,9 +144,12 @@ def _copy(settings: Settings, request: Request, proposal: Proposal) -> Outcome:
 @commands.command()
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def status(as_json: bool) -> None:
-    """Show all plans with their slices, and why slices failed."""
-    plans = read_status(load(Settings))
+    """Show all plans with their slices, why slices failed, and how far the ships are verified."""
+    settings = load(Settings)
+    plans = read_status(settings)
     click.echo(json.dumps(status_json(plans), indent=2) if as_json else status_text(plans))
+    if not as_json:
+        click.echo(read_proven(settings))
 
 
 commands.add_command(verify)

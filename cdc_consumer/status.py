@@ -17,7 +17,7 @@ from widetable.errors import ConfigurationError
 from widetable.hand_off import HandOff, read_ledger
 from widetable.lsn import format_lsn
 from widetable.settled import read_settled
-from widetable.verify import verified_summary, verify_due
+from widetable.verify import verified_summary
 
 Facts = dict[str, Any]
 MB: Final = 1 << 20
@@ -110,9 +110,7 @@ def _settled(parts: Parts) -> Facts:
 
 
 def _verified(parts: Parts) -> Facts:
-    pipeline = parts.settings.pipeline.name
-    due = "; ".join(reason for _, _, reason in verify_due(parts.control(), pipeline))
-    return {**verified_summary(parts.control(), pipeline), **({"verify_due": due} if due else {})}
+    return verified_summary(parts.control(), parts.settings.pipeline.name)
 
 
 def _current(parts: Parts) -> HandOff:

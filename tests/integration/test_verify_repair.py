@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backfill.cli import status
 from backfill.verify_command import verify
 from tests.integration.test_resync import PIPELINE, hand_over
 from tests.verify_sides import LATER, LOAD, NOON, SHIP, SPEED, STATE, Sides
@@ -91,6 +92,19 @@ def test_a_due_verify_is_done_only_by_a_clean_one_of_everything(sides: Sides) ->
     sides.hold(SPEED, "7")
     assert run("--repair") == ExitCode.DONE
     assert verify_due(sides.target, PIPELINE) == []
+
+
+def test_status_says_what_is_proven_and_what_is_due(sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
+    """How far the ships are verified, and why all of it must be done again."""
+    assert command_line.exit_code(status, None, ()) == ExitCode.DONE
+    assert "Verified: nothing yet." in capsys.readouterr().out
+    sides.both(LOAD, "1", double_v=1.0)
+    run()
+    require(sides)
+    assert command_line.exit_code(status, None, ()) == ExitCode.DONE
+    out = capsys.readouterr().out
+    assert "Verified: 1 ships, through 2026-01-01 12:00:00.000001" in out
+    assert "Verify is due: a gap" in out
 
 
 def test_a_verify_that_began_before_the_demand_does_not_meet_it(sides: Sides) -> None:
