@@ -141,6 +141,17 @@ def test_a_batch_of_distinct_creates_is_not_sorted() -> None:
     assert (folded.mark == NONE).all()
 
 
+def test_a_batchs_own_update_outranks_what_is_older_in_it() -> None:
+    """`resolve` would see it too, but overflow takes what `fold` leaves; a read yields whatever its lsn says."""
+    update = Event(Op.UPDATE, (1, 5), "new")
+    folded = fold(
+        events_of([[update, Event(Op.CREATE, (1, 3), "old")], [update, Event(Op.READ, (1, 9), "old")]])
+    )
+    assert (folded.assign.tolist(), folded.fill.tolist()) == ([0, 2], [NONE, NONE])
+    folded = fold(events_of([[update, Event(Op.DELETE, (1, 3))]]), ignore_deletes=True)
+    assert (folded.assign.tolist(), folded.mark.tolist()) == ([0], [NONE])
+
+
 def test_an_empty_batch_folds_to_nothing() -> None:
     """Nothing in, nothing out, under both rules."""
     for ignore_deletes in (False, True):

@@ -364,3 +364,14 @@ def test_an_empty_batch_is_nothing() -> None:
     held.add(narrow_batch([]), live(0))
     taken = held.take(live(10_000))
     assert (taken.num_rows, taken.schema) == (0, narrow_batch([]).schema)
+
+
+def test_a_row_that_was_ready_when_its_partition_went_is_forgotten() -> None:
+    """It was marked ready between two takes; the next take must not look for it."""
+    held, stream = assembly(), Stream()
+    for now_ms in (0, MAX_HOLD_MS):
+        held.add(stream.batch(row(1)), behind(now_ms, now_ms))
+    held.drop([0])
+    held.add(stream.batch(row(1, moment=1)), live(MAX_HOLD_MS))
+    assert held.take(live(MAX_HOLD_MS)).num_rows == 0
+    assert held.held_rows == 1
