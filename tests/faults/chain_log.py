@@ -9,22 +9,24 @@ import psycopg
 INSTALL: Final = """
 CREATE SCHEMA IF NOT EXISTS fault;
 CREATE TABLE fault.chain (
-    n bigint GENERATED ALWAYS AS IDENTITY, topic_id text, partition int,
+    n bigint GENERATED ALWAYS AS IDENTITY, writer text, topic_id text, partition int,
     old_fence bigint, new_fence bigint, old_batch bigint, new_batch bigint, old_offset bigint, new_offset bigint);
 CREATE FUNCTION fault.note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO fault.chain
-        (topic_id, partition, old_fence, new_fence, old_batch, new_batch, old_offset, new_offset)
-    VALUES (NEW.topic_id, NEW.partition, OLD.fence, NEW.fence, OLD.batch_no, NEW.batch_no,
-            OLD.next_offset, NEW.next_offset);
+        (writer, topic_id, partition, old_fence, new_fence, old_batch, new_batch, old_offset, new_offset)
+    VALUES (current_setting('application_name'), NEW.topic_id, NEW.partition, OLD.fence, NEW.fence,
+            OLD.batch_no, NEW.batch_no, OLD.next_offset, NEW.next_offset);
     RETURN NULL;
 END $$;
 CREATE TRIGGER chain AFTER UPDATE ON cdc.offset_ledger FOR EACH ROW EXECUTE FUNCTION fault.note();
 """
 # Each change is a claim (a new fence, nothing else) or the next batch of the same owner, which never goes back.
+# Consumers name their sessions by pid and number; commands of an operator (reinit, repartition) may do more.
 BREAKS: Final = """
 SELECT count(*) FROM fault.chain
-WHERE NOT (new_fence = old_fence + 1 AND new_batch = old_batch AND new_offset >= old_offset)
+WHERE writer LIKE 'cdc-consumer-%'
+  AND NOT (new_fence = old_fence + 1 AND new_batch = old_batch AND new_offset >= old_offset)
   AND NOT (new_fence = old_fence AND new_batch = old_batch + 1 AND new_offset >= old_offset)
 """
 UNFENCED: Final = """
