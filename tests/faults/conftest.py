@@ -51,6 +51,12 @@ def source_cluster(chain: Stack) -> Iterator[Postgres]:
 
 
 @pytest.fixture
+def target_cluster(stack: Stack) -> Postgres:
+    """The cluster for targets: the chain's own, or one with other settings where a file says so."""
+    return stack.postgres
+
+
+@pytest.fixture
 def environment() -> dict[str, str]:
     """Settings of a scenario beyond those of every pipeline; tests change it by `parametrize`."""
     return {}
@@ -61,6 +67,7 @@ def world(
     request: pytest.FixtureRequest,
     stack: Stack,
     source_cluster: Postgres,
+    target_cluster: Postgres,
     environment: dict[str, str],
     seed: int,
     tmp_path: Path,
@@ -68,11 +75,11 @@ def world(
     """A pipeline that nothing was done with yet, for the scenario named by `@pytest.mark.fault(row, case)`."""
     mark = request.node.get_closest_marker("fault")
     found = Record(mark.args[0], mark.args[1], seed, control=mark.kwargs.get("control", False))
-    for server in (source_cluster, *stack.services):
+    for server in (source_cluster, target_cluster, *stack.services):
         server.start()  # whatever an earlier scenario did to it
     with (
         fresh_database(source_cluster.server, "source", narrow=True) as source,
-        fresh_database(stack.postgres.server, "target", narrow=False) as target,
+        fresh_database(target_cluster.server, "target", narrow=False) as target,
         fresh_pipeline(stack, source, target, tmp_path, environment) as pipeline,
     ):
         yield World(pipeline, stack, found)
