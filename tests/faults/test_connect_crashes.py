@@ -72,7 +72,7 @@ def killed_while_sending(world: World, events: int, write: Callable[[], object])
 @pytest.mark.fault("F6", "kill -9 Connect during a large transaction")
 def test_a_kill_in_a_large_transaction_loses_nothing(world: World) -> None:
     """It is killed while the transaction is open, and again while its changes are sent."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     consumer = world.consume()
     with psycopg.connect(world.pipeline.source) as large:
         events = 0
@@ -97,7 +97,7 @@ def test_a_kill_in_a_large_transaction_loses_nothing(world: World) -> None:
 def test_a_kill_in_a_copy_loses_nothing(world: World) -> None:
     """The rows of one COPY share their positions in the WAL: none may pass for already sent."""
     rows = 50_000
-    world.hand_off()
+    world.hand_off(ships_known=True)
     consumer = world.consume()
     world.recovered()
     killed_while_sending(world, rows, lambda: world.history(rows))
@@ -142,7 +142,7 @@ def restarted_between_two(world: World, number: int, restart: Callable[[World], 
 @pytest.mark.fault("F7", "restart Connect between two transactions")
 def test_a_restart_between_two_transactions_loses_neither(world: World) -> None:
     """The first is sent, or half sent, or not sent at all when Connect stops and the second one commits."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     consumer = world.consume()
     world.recovered()
     for number in range(RESTARTS):

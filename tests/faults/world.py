@@ -60,9 +60,10 @@ class World:
 
     # -- what runs ---------------------------------------------------------------------------------------
 
-    def hand_off(self) -> None:
-        """Tables, hand-off, and from then on the log of the ledger."""
-        self.pipeline.hand_off()
+    def hand_off(self, *, ships_known: bool = False) -> None:
+        """Tables, hand-off, and from then on the log of the ledger; ships are newcomers unless told otherwise."""
+        ships = self.fleet.ships if ships_known else ()
+        self.pipeline.hand_off(*(option for ship in ships for option in ("--ship-id", ship)))
         chain_log.install(self.pipeline.target)
 
     def history(self, rows: int) -> HistoryReport:
