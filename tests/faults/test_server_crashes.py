@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300), pytest.mark.faults]
 
 AWAY_S: Final = 8.0
 """Longer than a session of the group and than several of the consumer's pauses."""
-CRASHES: Final = 2
+CRASHES: Final = 1
 # Commits stay in memory for up to ten seconds, and nothing else writes the WAL before that.
 FORGETFUL: Final = {
     "fsync": "off",

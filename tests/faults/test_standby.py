@@ -28,7 +28,7 @@ from widetable.postgres import Connection
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300), pytest.mark.faults]
 
-HISTORY: Final = 20_000
+HISTORY: Final = 8_000
 STEP_S: Final = 60.0
 # Only the one transaction waits for the standby: the others, and the connector, are free of it.
 SETTINGS: Final = {"fsync": "off", "synchronous_commit": "local"}

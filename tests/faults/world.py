@@ -62,8 +62,12 @@ class World:
 
     def hand_off(self, *, ships_known: bool = False) -> None:
         """Tables, hand-off, and from then on the log of the ledger; ships are newcomers unless told otherwise."""
-        ships = self.fleet.ships if ships_known else ()
-        self.pipeline.hand_off(*(option for ship in ships for option in ("--ship-id", ship)))
+        if ships_known:  # a ship is known by its samples, which are gone again before the stream begins
+            self._write_beacons(BEACON_EPOCH)
+        self.pipeline.succeed("cdc-consumer", "schema", "apply")
+        if ships_known:
+            self.source("DELETE FROM tenant.tbl_data_timeseries WHERE created_time = %s", BEACON_EPOCH)
+        self.pipeline.succeed("cdc-consumer", "init")
         chain_log.install(self.pipeline.target)
 
     def history(self, rows: int) -> HistoryReport:
@@ -177,15 +181,18 @@ class World:
         began = time.monotonic()
         self._beacons += 1
         at = BEACON_EPOCH + timedelta(seconds=self._beacons)
+        self._write_beacons(at)
+        wait_until(lambda: self._arrived(at), "a row written after the fault arrives", timeout_s)
+        self.record.recovery_s.append(time.monotonic() - began)
+        self.record.events += len(self.fleet.ships)
+
+    def _write_beacons(self, at: datetime) -> None:
         for ship in self.fleet.ships:
             self.source(
                 "INSERT INTO tenant.tbl_data_timeseries (ship_id, data_channel_id, created_time,"
                 " server_created_time, value_format, double_v) VALUES (%s, %s, %s, now(), 'Decimal', 1.5)",
                 *(ship, self.fleet.channels[0], at),
             )
-        wait_until(lambda: self._arrived(at), "a row written after the fault arrives", timeout_s)
-        self.record.recovery_s.append(time.monotonic() - began)
-        self.record.events += len(self.fleet.ships)
 
     def _arrived(self, at: datetime) -> bool:
         where = (
