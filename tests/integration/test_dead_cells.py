@@ -134,6 +134,22 @@ def test_a_replay_of_dead_cells_writes_no_tuple(text_world: WriterWorld) -> None
     assert len(dead_cells(text_world)) == 5
 
 
+def test_one_message_may_hold_two_dead_cells_of_a_channel(text_world: WriterWorld) -> None:
+    """A sample whose moment is changed is a delete and an insert, both of one record; a replay adds neither."""
+    for _ in range(2):
+        text_world.apply(
+            empty_batch(),
+            [
+                DeadCell("nul", "", 0, 5, SHIP, LOAD, NOON_US),
+                DeadCell("nul", "", 0, 5, SHIP, LOAD, INFINITY_US),
+            ],
+        )
+    assert [dead["created_time"] for dead in dead_cells(text_world)] == [
+        "2026-01-01T12:00:00.000000",
+        "infinity",
+    ]
+
+
 def test_messages_that_could_not_be_decoded_come_with_the_batch(text_world: WriterWorld) -> None:
     """They are none of its events; key and value are kept byte for byte."""
     dead = [

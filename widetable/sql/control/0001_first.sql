@@ -157,7 +157,7 @@ CREATE TABLE overflow_cell (
 );
 CREATE INDEX overflow_cell_channel ON overflow_cell (channel_id, ship_id, created_time);
 
--- Values that can't be stored anywhere. From the stream: unique by coordinates; from history: by cell.
+-- Values that can't be stored anywhere. From the stream: unique by coordinates and cell; from history: by cell.
 CREATE TABLE dead_cell (
     dead_no      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     pipeline     text NOT NULL,
@@ -175,7 +175,9 @@ CREATE TABLE dead_cell (
     raw_value    bytea,
     added_at     timestamptz NOT NULL DEFAULT now()
 );
-CREATE UNIQUE INDEX dead_cell_stream ON dead_cell (topic_id, partition, kafka_offset, coalesce(channel_id, ''))
+-- The moment, too: a change of a sample's moment is one message of two cells.
+CREATE UNIQUE INDEX dead_cell_stream
+    ON dead_cell (topic_id, partition, kafka_offset, coalesce(channel_id, ''), coalesce(created_time, ''))
     WHERE topic_id IS NOT NULL;
 CREATE UNIQUE INDEX dead_cell_history ON dead_cell (ship_id, created_time, channel_id) WHERE topic_id IS NULL;
 
