@@ -25,7 +25,7 @@ from backfill.runner import require_complete
 from backfill.settings import Settings
 from backfill.texts import proposal_json, proposal_text, report_text, status_json, status_text
 from backfill.verify_command import verify
-from widetable import command_line
+from widetable import command_line, logs
 from widetable.environment import load, variables
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -134,7 +134,7 @@ def _finish(settings: Settings, request: Request, proposal: Proposal, report: Pa
 
 
 def _copy(settings: Settings, request: Request, proposal: Proposal) -> Outcome:
-    shown = display()
+    shown = display(settings.log)
     try:
         return run_backfill(settings, request, proposal, shown)
     finally:
@@ -145,7 +145,7 @@ def _copy(settings: Settings, request: Request, proposal: Proposal) -> Outcome:
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def status(as_json: bool) -> None:
     """Show all plans with their slices, why slices failed, and how far the ships are verified."""
-    settings = load(Settings)
+    settings = _settings()
     plans = read_status(settings)
     click.echo(json.dumps(status_json(plans), indent=2) if as_json else status_text(plans))
     if not as_json:
@@ -155,5 +155,7 @@ def status(as_json: bool) -> None:
 commands.add_command(verify)
 
 
-def _settings(workers: int | None) -> Settings:
-    return load(Settings) if workers is None else load(Settings, backfill={"workers": workers})
+def _settings(workers: int | None = None) -> Settings:
+    settings = load(Settings) if workers is None else load(Settings, backfill={"workers": workers})
+    logs.configure(settings.log)
+    return settings

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere, and a report for machines.
+"""How far a run is: a bar on a terminal, log lines elsewhere, and a report for machines.
 
 In: the plan's totals, now and then, and notes of the workers. Out: text on stderr; stdout stays free for the
 answer.
@@ -15,11 +15,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
-import click
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from backfill.ledger import Totals
+from widetable.logs import LogSettings
+
+log = structlog.get_logger(__name__)
 
 LINE_EVERY_S: Final = 5.0
 WINDOW_S: Final = 30.0
@@ -80,7 +83,7 @@ class Bar:
 
 
 class Lines:
-    """A line every few seconds."""
+    """A log line every few seconds."""
 
     def __init__(self) -> None:
         self._speed = Speed()
@@ -93,21 +96,22 @@ class Lines:
         speed = self._speed.update(now_s, totals.run_rows)
         if now_s - self._last_s >= LINE_EVERY_S:
             self._last_s = now_s
-            click.echo(describe(totals, speed), err=True)
+            log.info(describe(totals, speed))
 
     def note(self, text: str) -> None:
         """A line at once; the same one twice in a row is said once."""
         if text != self._last_note:
-            click.echo(text, err=True)
+            log.warning(text)
         self._last_note = text
 
     def close(self) -> None:
         """Nothing to do."""
 
 
-def display() -> Display:
-    """What suits stderr."""
-    return Bar(Console(stderr=True)) if sys.stderr.isatty() else Lines()
+def display(settings: LogSettings) -> Display:
+    """What suits stderr, and what was asked for: a bar is progress for people, as lines of level info are."""
+    wanted = settings.format != "json" and settings.level in {"debug", "info"}
+    return Bar(Console(stderr=True)) if wanted and sys.stderr.isatty() else Lines()
 
 
 def describe(totals: Totals, rows_per_s: float) -> str:

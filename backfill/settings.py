@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from widetable.environment import EnvironmentSettings
+from widetable.logs import LogSettings
 from widetable.settings import PipelineSettings, Section, SourceSettings, TargetSettings
 
 
@@ -47,3 +48,4 @@ class Settings(EnvironmentSettings):
     source: SourceSettings
     target: TargetSettings
     backfill: BackfillSettings = BackfillSettings()
+    log: LogSettings = LogSettings()

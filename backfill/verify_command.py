@@ -17,7 +17,7 @@ import click
 
 from backfill.moments import parse_moment
 from backfill.settings import Settings
-from widetable import environment
+from widetable import environment, logs
 from widetable.control import check_control
 from widetable.errors import PartialError
 from widetable.postgres import Connection, connect_source, connect_target
@@ -92,9 +92,9 @@ def verify(
     """
     scope = Scope(tuple(dict.fromkeys(ships)) or None, _span(from_us, until_us))
     limits = Limits(differences=max_differences, fail_fast=fail_fast)
-    report = run(
-        environment.load(Settings), scope, limits, settle_timeout_s if settle else None, repair=repair
-    )
+    settings = environment.load(Settings)
+    logs.configure(settings.log)
+    report = run(settings, scope, limits, settle_timeout_s if settle else None, repair=repair)
     as_data = json.dumps(report.as_dict(), indent=2)
     if report_path:
         report_path.write_text(as_data + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from backfill.job import Fatal, Job, Note
 from backfill.plans import channel_count
 from backfill.reader import Limits, Reader
 from backfill.session import Session
+from widetable import logs
 from widetable.apply import Writer
 from widetable.command_line import named
 from widetable.control import check_control
@@ -34,6 +35,7 @@ def run_worker(job: Job) -> None:
     # The parent hears of Ctrl+C and SIGTERM and asks us through `job.stop`: at the end of a slice.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logs.configure(job.settings.log)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         work(job)

@@ -42,7 +42,6 @@ SECTIONS: Final = frozenset(
         "topic",
         "consumer",
         "backfill",
-        "verify",
         "log",
     }
 )

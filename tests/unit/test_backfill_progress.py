@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,11 +19,12 @@ from backfill.history import History
 from backfill.ledger import FailedSlice, Totals
 from backfill.planner import Bounds, Segment, cut
 from backfill.plans import Decision, Plan
-from backfill.progress import Bar, Lines, Report, Speed, describe
+from backfill.progress import Bar, Lines, Report, Speed, describe, display
 from backfill.runner import Wish, require_complete
 from backfill.scope import Scope
 from backfill.texts import proposal_json, proposal_text, report_text, status_json, status_text
 from widetable.errors import PartialError, StoppedError
+from widetable.logs import LogSettings, configure
 
 HALF = Totals(slices=4, done=2, running=1, failed=0, rows=1_000, cells=900, rows_left=1_000, run_rows=500)
 SHIPS = ("SHIP-A", "SHIP-B")
@@ -98,15 +100,35 @@ def test_a_line_tells_slices_rows_speed_and_time_left() -> None:
 
 def test_lines_come_every_few_seconds_and_notes_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Off a terminal the log does not drown in progress."""
+    configure(LogSettings())
     lines = Lines()
     for _ in range(3):
         lines.show(HALF)
         lines.note("the source does not answer")
     lines.close()
-    assert capsys.readouterr().err.splitlines() == [
-        "slices 2/4, 1,000 rows, 0 rows/s",
-        "the source does not answer",
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(event["level"], event["event"]) for event in events] == [
+        ("info", "slices 2/4, 1,000 rows, 0 rows/s"),
+        ("warning", "the source does not answer"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        pytest.param({}, Bar, id="a bar on a terminal"),
+        pytest.param({"format": "json"}, Lines, id="unless JSON was asked for"),
+        pytest.param({"level": "warning"}, Lines, id="or nothing less than warnings"),
+    ],
+)
+def test_progress_follows_the_settings_of_the_log(
+    asked: dict[str, Any], kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`CDC_LOG__FORMAT` and `CDC_LOG__LEVEL` hold for both programs."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    shown = display(LogSettings(**asked))
+    shown.close()
+    assert isinstance(shown, kind)
 
 
 def test_a_bar_moves_with_rows_and_lets_notes_pass() -> None:

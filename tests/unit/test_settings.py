@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from backfill.settings import Settings as BackfillSettings
 from cdc_consumer.settings import Settings, load_settings
-from widetable.environment import reference, variables
+from widetable.environment import EnvironmentSettings, load, reference, variables
 from widetable.errors import ConfigurationError
 
 MINIMAL = {
@@ -151,8 +152,25 @@ def test_a_flag_wins_over_the_environment() -> None:
 
 def test_one_environment_serves_both_programs_and_their_tests() -> None:
     """A container has one environment: the other program's sections are not ours to judge."""
-    others = {"CDC_BACKFILL__WORKERS": "2", "CDC_VERIFY__ANYTHING": "x", "CDC_TEST_SOURCE_DSN": "y"}
+    others = {"CDC_BACKFILL__WORKERS": "2", "CDC_TEST_SOURCE_DSN": "y"}
     assert load_settings({**MINIMAL, **others}) == load_settings(MINIMAL)
+
+
+@pytest.mark.parametrize("model", [Settings, BackfillSettings])
+def test_a_section_that_no_program_has_is_refused(model: type[EnvironmentSettings]) -> None:
+    """Verify takes flags only: what is set for it in the environment would change nothing."""
+    with pytest.raises(ConfigurationError) as refused:
+        load(model, {**MINIMAL, "CDC_VERIFY__TABLE": "x"})
+    assert "CDC_VERIFY__TABLE is not a setting; did you mean CDC_SOURCE__TABLE?" in str(refused.value)
+
+
+def test_both_programs_log_as_they_are_told() -> None:
+    """A level that one of them ignores, or does not check, is a setting that lies."""
+    for model in (Settings, BackfillSettings):
+        assert load(model, {**MINIMAL, "CDC_LOG__LEVEL": "error"}).log.level == "error"
+        for wrong in ("CDC_LOG__LEVEL", "CDC_LOG__LEVLE"):
+            with pytest.raises(ConfigurationError, match=wrong):
+                load(model, {**MINIMAL, wrong: "loud"})
 
 
 def test_every_setting_is_described_in_the_help() -> None:
