@@ -17,6 +17,7 @@ from confluent_kafka import KafkaException
 
 from cdc_consumer import app, preflight
 from cdc_consumer import status as status_facts
+from cdc_consumer.dead_letters_commands import dead_letters
 from cdc_consumer.init import init as make_hand_off
 from cdc_consumer.reinit import diagnose
 from cdc_consumer.reinit import reinit as begin_anew
@@ -69,6 +70,7 @@ def cli() -> None:
 
 
 cli.add_command(schema)
+cli.add_command(dead_letters)
 
 
 @cli.command()

@@ -14,6 +14,7 @@ import pytest
 from backfill.cli import commands as backfill
 from backfill.settings import Settings as BackfillSettings
 from cdc_consumer.cli import cli as cdc_consumer
+from cdc_consumer.dead_letters_commands import dead_letters
 from cdc_consumer.settings import Settings as ConsumerSettings
 from devstack.__main__ import main as devstack
 from devstack.fleet.cli import fleet
@@ -120,7 +121,14 @@ def test_the_readme_shows_every_command_by_hand() -> None:
     blocks = "\n".join(PAGE_OF["README.md"].blocks("sh"))
     wanted = {*PRODUCT_COMMANDS, *(f"python -m devstack.fleet {part}" for part in fleet.commands)}
     assert {name for name in wanted if name not in blocks} == {
-        f"cdc-consumer {name}" for name in ("reinit", "repartition", "resume", "teardown")
+        f"cdc-consumer {name}"
+        for name in (
+            "reinit",
+            "repartition",
+            "resume",
+            "teardown",
+            *(f"dead-letters {part}" for part in dead_letters.commands),
+        )
     }
 
 
@@ -229,6 +237,6 @@ def test_figures_have_their_place() -> None:
 
 def test_no_page_names_a_command_that_is_gone() -> None:
     """Commands that were planned or renamed are not promised."""
-    promised = re.findall(r"`(?:cdc-consumer|backfill) ([a-z]+)", ALL_TEXT)
+    promised = re.findall(r"`(?:cdc-consumer|backfill) ([a-z-]+)", ALL_TEXT)
     known = {name.split()[1] for name in PRODUCT_COMMANDS}
     assert not set(promised) - known
