@@ -1,4 +1,4 @@
-"""What the tests of `dead-letters` work with: a registry that learns, and letters of events that it could not read."""
+"""What the tests of `dead-letters` work with: a registry that learns, and letters of events it could not read."""
 
 from __future__ import annotations
 

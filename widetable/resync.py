@@ -35,6 +35,7 @@ from widetable.hand_off import HandOff, require_hand_off
 from widetable.narrow import NARROW_SCHEMA, Op, history_columns
 from widetable.postgres import Connection, connect_source, connect_target, fetch_one, retryable_errors
 from widetable.settings import SourceSettings, TargetSettings
+from widetable.standstill import standstill
 from widetable.statements import load_statements
 
 CellKey = tuple[str, int, str]
@@ -97,14 +98,9 @@ class Resync:
 
     def _heal_chunk(self, cells: Sequence[CellKey]) -> Applied:
         source, target, writer = self._sessions()
-        values = {"pipeline": self._pipeline}
         with retryable_errors("resync"):
-            target.execute(SQL["announce"], values)
             try:
-                with target.transaction():
-                    if target.execute(SQL["enter"], values).rowcount != 1:
-                        raise RetryableError("another resync of this pipeline is at work")
-                    target.execute(SQL["lock_ledger"], values)
+                with standstill(target, self._pipeline):
                     hand_off = require_hand_off(target, self._pipeline)
                     writer.begin()
                     batch = self._read(source, cells, hand_off, writer.layout.ignore_deletes)

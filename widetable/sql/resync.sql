@@ -1,17 +1,3 @@
--- announce --
--- Committed before the work begins, so that others can see whom they wait for.
-INSERT INTO resync (pipeline, backend_pid, backend_start)
-SELECT %(pipeline)s, pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
-ON CONFLICT (pipeline) DO UPDATE
-SET backend_pid = excluded.backend_pid, backend_start = excluded.backend_start, started_at = now()
-
--- enter --
--- The first statement of the transaction: others see the row until it commits, and a second resync waits for it.
-DELETE FROM resync WHERE pipeline = %(pipeline)s AND backend_pid = pg_backend_pid()
-
--- lock_ledger --
-SELECT FROM offset_ledger WHERE pipeline = %(pipeline)s ORDER BY topic_id, partition FOR UPDATE
-
 -- unseen_commit --
 -- A commit that waits for a synchronous standby may have been streamed, and no snapshot sees it yet.
 SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')
