@@ -18,7 +18,7 @@ from cdc_consumer.decoder import Decoder, Epochs, TruncateError
 from cdc_consumer.deployment import Deployment, one_at_a_time, open_deployment
 from cdc_consumer.records import Records
 from cdc_consumer.registration import Report
-from cdc_consumer.registry import Registry
+from cdc_consumer.registry import open_registry
 from cdc_consumer.settings import Settings
 from widetable.control import check_control
 from widetable.errors import ConfigurationError, StoppedError, UnreachableError
@@ -69,7 +69,7 @@ def _truncates(deployment: Deployment, hand_off: HandOff) -> Iterator[LedgerRow]
         )
     rows = read_ledger(deployment.target, hand_off.pipeline, hand_off.topic_id)
     held = topics.held_offsets(topic.name, range(topic.partitions))
-    with closing(Registry(settings.registry.url, settings.registry.timeout_s)) as registry:
+    with closing(open_registry(settings.registry)) as registry:
         decoder = Decoder(registry, hand_off.placeholder, Epochs(()), "fastavro", table=settings.source.table)
         for row in rows:
             if row.next_offset not in held.get(row.partition, range(0)):
