@@ -57,7 +57,7 @@ def required(pipeline: Any) -> str | None:
 def test_partitions_are_added_under_load_and_no_cell_differs(pipeline: Any) -> None:
     """Ships move to other partitions; the consumers find them, and every order is kept."""
     pipeline.hand_off()
-    consumer = pipeline.consume(2)
+    consumer = pipeline.consume(processes=2)
     with load_on(pipeline.source) as load:
         wait_until(lambda: applied(pipeline) > 2_000, "the stream flows")
         pipeline.succeed("cdc-consumer", "repartition", "--partitions", "7")
