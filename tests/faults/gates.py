@@ -14,7 +14,7 @@ from psycopg import sql
 
 from tests.waiting import wait_until
 
-Place = Literal["before ledger", "after ledger", "in copy", "at commit"]
+Place = Literal["before ledger", "after ledger", "in copy", "in write", "at commit"]
 
 CATCH_S: Final = 45.0
 SPACE: Final = 4_711
@@ -41,6 +41,9 @@ TRIGGERS: Final[dict[Place, str]] = {
     + " EXECUTE FUNCTION fault.wait({key}, {who})",
     "in copy": "CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW"
     " EXECUTE FUNCTION fault.wait({key}, {who})",
+    # Of a row that is there already, too.
+    "in write": "CREATE TRIGGER {name} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW"
+    " EXECUTE FUNCTION fault.wait({key}, {who})",
     "at commit": "CREATE CONSTRAINT TRIGGER {name} AFTER UPDATE ON {table} DEFERRABLE INITIALLY DEFERRED"
     " FOR EACH ROW " + BATCH + " EXECUTE FUNCTION fault.wait({key}, {who})",
 }
@@ -52,7 +55,7 @@ class Gate:
     Args:
         dsn: the target database.
         place: where in a batch's transaction the session is held.
-        tables: the wide tables (schema, name), for "in copy"; the ledger otherwise.
+        tables: the wide tables (schema, name), for "in copy" and "in write"; the ledger otherwise.
         who: a LIKE pattern.
     """
 

@@ -52,7 +52,13 @@ class Differences:
 
 def compare(source: str, target: str) -> Differences:
     """Compare all cells of both sides, which must be at rest."""
-    expected, found = source_cells(source), target_cells(target)
+    return differences(source_cells(source), target)
+
+
+def differences(expected: Cells, target: str) -> Differences:
+    """How the target differs from what is expected of it; a cell that is known as dead may be missing."""
+    found = target_cells(target)
+    expected = dict(expected)
     for cell in _dead(target):
         expected.pop(cell, None)
     missing = expected.keys() - found.keys()

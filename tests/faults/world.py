@@ -111,14 +111,21 @@ class World:
             "--report", str(report), *options, processes=processes, environment=environment
         )
 
-    def gate(self, place: Place, who: str = "cdc-consumer%") -> AbstractContextManager[Gate]:
-        """Hold sessions at a point of their transaction."""
-        tables = self.wide_tables() if place == "in copy" else [("cdc", "offset_ledger")]
+    def gate(
+        self, place: Place, who: str = "cdc-consumer%", wide_table: int | None = None
+    ) -> AbstractContextManager[Gate]:
+        """Hold sessions at a point of their transaction; in the wide tables, at one of them only if given."""
+        tables = self.wide_tables() if place in ("in copy", "in write") else [("cdc", "offset_ledger")]
+        if wide_table is not None:
+            tables = [tables[wide_table]]
         return Gate(self.pipeline.target, place, tables, who)
 
     def wide_tables(self) -> list[tuple[str, str]]:
-        """Schema and name of each."""
-        query = "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema = 'tenant'"
+        """Schema and name of the wide tables, in the order in which they are written."""
+        query = (
+            "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema = 'tenant'"
+            ' ORDER BY table_name COLLATE "C"'
+        )
         with psycopg.connect(self.pipeline.target, autocommit=True) as conn:
             return [(schema, name) for schema, name in conn.execute(query)]
 
