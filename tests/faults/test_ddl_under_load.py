@@ -44,7 +44,7 @@ def long_select(world: World, conn: psycopg.Connection) -> None:
 @pytest.mark.fault("F17", "ADD COLUMN while a long SELECT holds the tables")
 def test_a_long_select_delays_the_new_column_and_nothing_else(world: World) -> None:
     """Known channels keep arriving; the new one's cells wait in overflow until the reader ends."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     consumer: Process = world.consume()
     with world.load(rows_per_second=1_500, mix=CALM):
         world.flows()
