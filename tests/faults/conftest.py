@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Print the matrix, and write it down."""
     if found := config.stash[RECORDS]:
         terminalreporter.section("faults")
-        terminalreporter.write_line("\n".join(record.table(found)))
+        terminalreporter.write_line("\n".join(record.table(record.in_order(found))))
         record.write(found)
 
 

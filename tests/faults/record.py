@@ -39,10 +39,16 @@ class Record:
 
 
 def write(records: Iterable[Record]) -> None:
-    """Write all runs and their summary."""
-    runs = sorted(records, key=lambda record: (int(record.row[1:]), record.case, record.seed))
+    """Write all runs and their summary, for programs and for the page of the matrix."""
+    runs = in_order(records)
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_text(json.dumps({"rows": summaries(runs), "runs": [asdict(run) for run in runs]}, indent=2))
+    FILE.with_suffix(".md").write_text(markdown(runs))
+
+
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """By row, case and seed."""
+    return sorted(records, key=lambda record: (int(record.row[1:]), record.case, record.seed))
 
 
 def summaries(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -68,6 +74,13 @@ def _summary(runs: list[Record]) -> dict[str, Any]:
     }
 
 
+def markdown(records: Iterable[Record]) -> str:
+    """The matrix as the page about it shows it."""
+    head, *rows = cells(records)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
 def _p99(values: list[float]) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
@@ -75,7 +88,16 @@ def _p99(values: list[float]) -> float:
 
 def table(records: Iterable[Record]) -> list[str]:
     """The matrix as lines of text."""
-    rows = [HEAD]
+    rows = cells(records)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def cells(records: Iterable[Record]) -> list[list[str]]:
+    """The matrix cell by cell, its heading first."""
+    rows = [list(HEAD)]
     for row in summaries(records):
         case = f"{row['case']} (control)" if row["control"] else row["case"]
         recovery = [
@@ -83,8 +105,5 @@ def table(records: Iterable[Record]) -> list[str]:
             for name in ("recovery_p50_s", "recovery_p99_s")
         ]
         counts = (f"{row[name]:,}" for name in ("events", "fired", "differences"))
-        rows.append((row["row"], case, str(len(row["seeds"])), *counts, *recovery))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+        rows.append([row["row"], case, str(len(row["seeds"])), *counts, *recovery])
+    return rows
