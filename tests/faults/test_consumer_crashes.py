@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 def killed_at(world: World, place: Place) -> None:
     """The consumer reaches the place, is killed there, and another one goes on."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     consumer = world.consume()
     with world.load():
         world.flows()
@@ -52,7 +52,7 @@ def test_a_kill_in_mid_copy_loses_nothing(world: World) -> None:
 @pytest.mark.fault("F1", "kill -9 between database and Kafka commit")
 def test_a_kill_between_the_two_commits_writes_nothing_twice(world: World) -> None:
     """The database has the batch and Kafka does not know: the ledger decides."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     consumer = world.consume()
     with world.load():
         world.flows()
@@ -74,7 +74,7 @@ def test_a_kill_between_the_two_commits_writes_nothing_twice(world: World) -> No
 @pytest.mark.fault("F2", "session ended during COMMIT, rolled back")
 def test_a_commit_that_failed_is_done_again(world: World) -> None:
     """The consumer can't know how its COMMIT ended, asks the ledger, and applies the batch anew."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     consumer = world.consume()
     with world.load():
         world.flows()
@@ -94,7 +94,7 @@ def test_a_commit_whose_answer_was_lost_is_not_done_again(world: World) -> None:
     port = world.stack.postgres.port
     with TcpProxy("127.0.0.1", port) as proxy:
         direct, through = f":{port}/{database}", f":{proxy.port}/{database}"
-        world.hand_off()
+        world.hand_off(ships_known=True)
         dsn = world.pipeline.target.replace(direct, through)
         assert dsn != world.pipeline.target
         consumer = world.consume(environment={"CDC_TARGET__DSN": dsn})

@@ -46,7 +46,7 @@ def worker_pid(consumer: Process) -> int:
 @pytest.mark.fault("F3", "asleep before the ledger UPDATE")
 def test_a_zombie_before_the_ledger_update_writes_nothing(world: World) -> None:
     """Its batch is refused by the fence that its successor raised."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     zombie, successor = sleep_before_the_ledger(world)
     wait_until(lambda: "fence_lost" in zombie.log.read_text(), "the zombie hears of its fence")
     world.fire()
@@ -56,7 +56,7 @@ def test_a_zombie_before_the_ledger_update_writes_nothing(world: World) -> None:
 @pytest.mark.fault("F3", "asleep before the ledger UPDATE, without fence", control=True)
 def test_without_the_fence_a_zombie_moves_the_ledger_back(world: World) -> None:
     """The control: the zombie's batch is accepted, and the partition's chain is broken."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     chain_log.unfence(world.pipeline.target)
     zombie, _ = sleep_before_the_ledger(world)
     wait_until(lambda: chain_log.went_back(world.pipeline.target), "the ledger goes back")
@@ -68,7 +68,7 @@ def test_without_the_fence_a_zombie_moves_the_ledger_back(world: World) -> None:
 @pytest.mark.fault("F3", "asleep in mid-COPY, holding its row lock")
 def test_a_zombie_that_holds_locks_is_ended_by_its_successor(world: World) -> None:
     """No timeout of the server ends it; the new owner does, and goes on."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     zombie = world.consume(environment=PATIENT)
     with world.load(rows_per_second=800):
         world.flows()
@@ -78,7 +78,7 @@ def test_a_zombie_that_holds_locks_is_ended_by_its_successor(world: World) -> No
             gate.open()
             successor = world.consume()
             wait_until(
-                lambda: "previous_owner_ended" in successor.log.read_text(), "the zombie is ended", 60.0
+                lambda: "blocking_session_ended" in successor.log.read_text(), "the zombie is ended", 60.0
             )
             world.fire()
             world.recovered()
@@ -123,7 +123,7 @@ def change_members(world: World, members: list[Process]) -> str:
 @pytest.mark.usefixtures("environment")
 def test_a_storm_of_rebalances_applies_each_batch_once(world: World) -> None:
     """The ledger stays one chain, whoever owns what."""
-    world.hand_off()
+    world.hand_off(ships_known=True)
     members = [world.consume()]
     with world.load(rows_per_second=800):
         world.flows()

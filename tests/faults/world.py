@@ -116,6 +116,7 @@ class World:
     ) -> AbstractContextManager[Gate]:
         """Hold sessions at a point of their transaction; in the wide tables, at one of them only if given."""
         tables = self.wide_tables() if place in ("in copy", "in write") else [("cdc", "offset_ledger")]
+        assert tables, "no wide table yet: hand over with ships_known=True"
         if wide_table is not None:
             tables = [tables[wide_table]]
         return Gate(self.pipeline.target, place, tables, who)
