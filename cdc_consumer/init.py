@@ -117,9 +117,12 @@ def broken(deployment: Deployment, hand_off: HandOff) -> str | None:
         return problem
     # Read after the slot: the slot follows the position, so a sound one can't be behind then.
     stored = deployment.connect.stored_offset(settings.connector)
+    # Of a connector that was removed Connect keeps the position, but does not tell it.
+    removed = stored is None and deployment.connect.config(settings.connector) is None
     rows = read_ledger(deployment.target, hand_off.pipeline, hand_off.topic_id)
     held = topics.held_offsets(hand_off.topic, range(topic.partitions))
-    return health.position_problem(stored, slot, hand_off) or health.retention_problem(held, rows)
+    problem = None if removed else health.position_problem(stored, slot, hand_off)
+    return problem or health.retention_problem(held, rows)
 
 
 def begin(deployment: Deployment, before: HandOff | None, wait_s: float, report: Report) -> HandOff:

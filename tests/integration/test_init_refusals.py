@@ -64,7 +64,7 @@ def test_a_lost_slot_is_refused_with_the_way_on(streaming: Pipeline) -> None:
     with streaming.connect() as connect:
         connect.stop(streaming.name)
     streaming.source.execute("SELECT pg_drop_replication_slot(%s)", [streaming.name])
-    with pytest.raises(ConfigurationError, match=r"slot .* is gone.*cdc-consumer teardown.*backfill verify"):
+    with pytest.raises(ConfigurationError, match=r"slot .* is gone.*cdc-consumer reinit.*backfill verify"):
         streaming.init()
     assert streaming.slot() is None
 
@@ -72,7 +72,7 @@ def test_a_lost_slot_is_refused_with_the_way_on(streaming: Pipeline) -> None:
 def test_a_lost_publication_is_refused_with_the_way_on(streaming: Pipeline) -> None:
     """A publication that is made again does not publish what was missed."""
     streaming.source.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(streaming.name)))
-    with pytest.raises(ConfigurationError, match=r"publication .* is gone.*cdc-consumer teardown"):
+    with pytest.raises(ConfigurationError, match=r"publication .* is gone.*cdc-consumer reinit"):
         streaming.init()
 
 

@@ -188,7 +188,7 @@ def test_a_broken_stream_is_bad_with_the_way_on(streaming: Pipeline) -> None:
     streaming.source.execute("UPDATE cdc.heartbeat SET at = now() - interval '1 hour'")
     found = results(streaming.settings)
     assert found["replication slot"].status == found["heartbeat"].status == "bad"
-    assert "cdc-consumer teardown" in found["replication slot"].text
+    assert "cdc-consumer reinit" in found["replication slot"].text
 
 
 @pytest.mark.stack
