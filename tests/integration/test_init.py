@@ -154,7 +154,9 @@ def test_after_teardown_a_new_epoch_begins_where_the_topic_ends(streaming: Pipel
     assert second.verify_required == "epoch 2 began after the pipeline was torn down"
     rows = read_ledger(streaming.target, streaming.name, second.topic_id)
     ends = second.boundary_offsets
-    assert {row.partition: row.next_offset for row in rows} == {number: min(1, ends[number]) for number in ends}
+    assert {row.partition: row.next_offset for row in rows} == {
+        number: min(1, ends[number]) for number in ends
+    }
     streaming.insert(200, 3)
     wait_for(lambda: streaming.events() == 33, "the changes of the new epoch did not arrive")
 
