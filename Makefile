@@ -40,7 +40,7 @@ test: java install lint  ## Run lint and all tests on the real chain, with cover
 	$(RUN)coverage report --fail-under=90
 
 faults: java install  ## Run the fault matrix on the real chain (SEEDS="1 2 3" for more)
-	FAULT_SEEDS="$(SEEDS)" $(RUN)pytest -m "not soak" tests/faults
+	FAULT_SEEDS="$(SEEDS)" $(RUN)pytest -m "(fault or faults) and not soak" tests/faults tests/e2e
 
 soak: java install  ## Run a random mix of all faults under load for MINUTES
 	SOAK_MINUTES="$(MINUTES)" FAULT_SEEDS="$(SEEDS)" $(RUN)pytest -m soak tests/faults

@@ -74,6 +74,7 @@ def test_partitions_are_added_under_load_and_no_cell_differs(pipeline: Any) -> N
     assert consumer.running, logged(consumer)
 
 
+@pytest.mark.faults
 def test_partitions_added_behind_our_back_stop_the_consumer_and_are_taken_in(
     pipeline: Any, stack: Any
 ) -> None:
@@ -99,6 +100,7 @@ def test_partitions_added_behind_our_back_stop_the_consumer_and_are_taken_in(
     assert consumer.running, logged(consumer)
 
 
+@pytest.mark.faults
 def test_a_truncate_is_passed_once_and_nothing_else_is(pipeline: Any) -> None:
     """Without being applied: the wide tables keep what they hold."""
     pipeline.hand_off()

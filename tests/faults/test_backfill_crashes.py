@@ -59,6 +59,7 @@ def require_whole_slices(world: World, history: HistoryReport) -> None:
     assert expected
 
 
+@pytest.mark.faults
 @pytest.mark.fault("F15", "kill -9 the backfill in mid-slice")
 def test_a_killed_backfill_leaves_whole_slices(world: World) -> None:
     """What is done is there, what is not leaves nothing, and the next run ends the copy."""
