@@ -111,6 +111,7 @@ def number(dsn: str, query: str) -> int:
     return int(row[0])
 
 
+@pytest.mark.faults
 def test_the_main_job_needs_no_more_than_the_four_roles(world: World) -> None:
     """Schema, hand-off, stream, history, newcomers and verify, with hostile ids, and nothing else has changed."""
     with psycopg.connect(world.source, autocommit=True) as conn:
