@@ -15,10 +15,10 @@ from cdc_consumer.deployment import Deployment, one_at_a_time, open_deployment
 from cdc_consumer.init import begin, broken, require_same_names
 from cdc_consumer.registration import Report, register, require_debezium
 from cdc_consumer.settings import Settings
-from cdc_consumer.slot import drop_slot, read_slot
+from cdc_consumer.slot import drop_slot, require_slot
 from cdc_consumer.teardown import SLOT_WAIT_S, remove_connector
 from widetable.control import check_control
-from widetable.errors import ConfigurationError, UnreachableError
+from widetable.errors import ConfigurationError
 from widetable.hand_off import HandOff, end_epoch, read_hand_off
 
 BY_HAND: Final = "somebody asked for it with --force"
@@ -60,11 +60,7 @@ def reinit(settings: Settings, *, wait_s: float, force: bool, report: Report) ->
                     report(f"ended epoch {before.epoch}: {reason}")
                 _clear(deployment, report)
                 hand_off = begin(deployment, _latest(deployment), wait_s, report)
-            slot = read_slot(deployment.source, hand_off.slot)
-            if slot is None:
-                raise UnreachableError(
-                    "slot or topic vanished while they were looked at: run the command again"
-                )
+            slot = require_slot(deployment.source, hand_off.slot)
             register(deployment, hand_off, slot, wait_s, report)
     return hand_off
 

@@ -25,7 +25,7 @@ from cdc_consumer.deployment import Deployment, one_at_a_time, open_deployment
 from cdc_consumer.init import broken, require_same_names
 from cdc_consumer.registration import RUNBOOK, Report, register
 from cdc_consumer.settings import Settings
-from cdc_consumer.slot import read_slot
+from cdc_consumer.slot import read_slot, require_slot
 from cdc_consumer.topic import Topic
 from widetable.control import check_control
 from widetable.errors import ConfigurationError, UnreachableError
@@ -142,7 +142,4 @@ def _drain(deployment: Deployment, hand_off: HandOff, partitions: list[int], wai
 
 def _start(deployment: Deployment, hand_off: HandOff, wait_s: float, report: Report) -> None:
     """Step 5; a connector that runs is left alone."""
-    slot = read_slot(deployment.source, hand_off.slot)
-    if slot is None:
-        raise UnreachableError("slot or topic vanished while they were looked at: run the command again")
-    register(deployment, hand_off, slot, wait_s, report)
+    register(deployment, hand_off, require_slot(deployment.source, hand_off.slot), wait_s, report)

@@ -64,6 +64,18 @@ def read_slot(conn: Connection, name: str) -> Slot | None:
     )
 
 
+def require_slot(conn: Connection, name: str) -> Slot:
+    """The slot, which was there a moment ago.
+
+    Raises:
+        UnreachableError: somebody has just dropped it.
+    """
+    slot = read_slot(conn, name)
+    if slot is None:
+        raise UnreachableError("slot or topic vanished while they were looked at: run the command again")
+    return slot
+
+
 def create_slot(conn: Connection, name: str, wait_s: float) -> int:
     """Create the slot; returns its consistent point L0.
 

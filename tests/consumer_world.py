@@ -247,7 +247,32 @@ class FakeTarget:
         return advanced, Applied(events=batch.samples.num_rows, applied=batch.samples.num_rows)
 
 
-class World:
+class Membership:
+    """What Kafka does to a member of the group, whose `source` is a fake."""
+
+    source: FakeSource
+
+    def _make_source(
+        self, assigned: Callable[[list[int]], None], revoked: Callable[[list[int]], None]
+    ) -> Source:
+        self.source.assigned, self.source.revoked = assigned, revoked
+        return cast("Source", self.source)
+
+    def assign(self, *partitions: int) -> None:
+        """Kafka gives partitions, within the next read."""
+        self.source.before_read.append(lambda: self.source.assigned(list(partitions)))
+
+    def revoke(self, *partitions: int) -> None:
+        """Kafka takes partitions away, within the next read."""
+
+        def take() -> None:
+            self.source.pause(list(partitions))
+            self.source.revoked(list(partitions))
+
+        self.source.before_read.append(take)
+
+
+class World(Membership):
     """A consumer among fakes."""
 
     def __init__(self, ledger: Ledger | None = None, topic: Topic | None = None, **settings: Any) -> None:
@@ -268,25 +293,6 @@ class World:
             self.clock,
             self.clock,
         )
-
-    def _make_source(
-        self, assigned: Callable[[list[int]], None], revoked: Callable[[list[int]], None]
-    ) -> Source:
-        self.source.assigned, self.source.revoked = assigned, revoked
-        return cast("Source", self.source)
-
-    def assign(self, *partitions: int) -> None:
-        """Kafka gives partitions, within the next read."""
-        self.source.before_read.append(lambda: self.source.assigned(list(partitions)))
-
-    def revoke(self, *partitions: int) -> None:
-        """Kafka takes partitions away, within the next read."""
-
-        def take() -> None:
-            self.source.pause(list(partitions))
-            self.source.revoked(list(partitions))
-
-        self.source.before_read.append(take)
 
     def sample(self, partition: int = 0, moment: int = 0, **more: Any) -> int:
         """A record of one cell; returns its offset. Each partition carries one ship."""

@@ -17,9 +17,9 @@ from cdc_consumer.decoder import Decoder
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.records import Records
 from cdc_consumer.settings import ConsumerSettings
-from cdc_consumer.source import Polled, Source
+from cdc_consumer.source import Polled
 from cdc_consumer.target import PartitionBatch, Target
-from tests.consumer_world import HOLD_MS, Clock, FakeSource, Topic
+from tests.consumer_world import HOLD_MS, Clock, FakeSource, Membership, Topic
 from tests.consumer_world import World as ConsumerWorld
 from tests.debezium_events import PLACEHOLDER, Schemas, decoder, key
 from tests.narrow_batches import narrow_batch
@@ -108,7 +108,7 @@ class Session:
             raise self.fails.pop(point)
 
 
-class Member:
+class Member(Membership):
     """A consumer process."""
 
     def __init__(self, world: Delivery, topic: Topic) -> None:
@@ -128,25 +128,6 @@ class Member:
             self.clock,
             self.clock,
         )
-
-    def _make_source(
-        self, assigned: Callable[[list[int]], None], revoked: Callable[[list[int]], None]
-    ) -> Source:
-        self.source.assigned, self.source.revoked = assigned, revoked
-        return cast("Source", self.source)
-
-    def assign(self, *partitions: int) -> None:
-        """Kafka gives partitions, within the next read."""
-        self.source.before_read.append(lambda: self.source.assigned(list(partitions)))
-
-    def revoke(self, partition: int) -> None:
-        """Kafka takes a partition away, within the next read."""
-
-        def take() -> None:
-            self.source.pause([partition])
-            self.source.revoked([partition])
-
-        self.source.before_read.append(take)
 
 
 @dataclass
