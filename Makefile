@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 RUN := $(VENV)/bin/
 PYTEST_ARGS ?=
+WORKERS ?= 3
 SEEDS ?= 1
 MINUTES ?= 30
 .DEFAULT_GOAL := help
@@ -35,7 +36,7 @@ down: install  ## Stop them and remove their data
 
 test: java install lint  ## Run lint and all tests on the real chain, with coverage
 	$(RUN)coverage erase
-	$(RUN)coverage run -m pytest $(PYTEST_ARGS)
+	$(RUN)coverage run -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 	$(RUN)coverage combine --quiet
 	$(RUN)coverage report --fail-under=90
 

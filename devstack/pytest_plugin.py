@@ -1,6 +1,8 @@
 """Fixtures for tests that need the real thing.
 
-`postgres` and `stack` start once per session, on first use; databases are new for each test. Environment:
+`postgres` and `stack` start once per session, on first use; databases are new for each test. With pytest-xdist
+(`-n 3`) the workers share one Kafka, registry and Connect, where every test has names of its own; each worker has
+its own PostgreSQL, for what one test does there (open transactions, slots) delays others. Environment:
 `DEVSTACK_HOME` names a chain that runs already (`python -m devstack up`) and is used as it is;
 `CDC_TEST_SOURCE_DSN` and `CDC_TEST_TARGET_DSN` put the databases on other servers.
 """
@@ -9,7 +11,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pytest
 from devstack import guard
 from devstack.databases import Server
 from devstack.postgres import Postgres
+from devstack.service import Service
 from devstack.stack import Stack
 
 
@@ -37,22 +40,53 @@ def _server_version(dsn: str | None) -> str:
         return connection.info.parameter_status("server_version") or "of unknown version"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Start the chain that the workers will share; they inherit this process's environment."""
+    if _running_chain() is None:
+        with ExitStack() as started:
+            chain = started.enter_context(_own_chain())
+            chain.up()
+            os.environ["DEVSTACK_HOME"] = str(chain.folder)
+            config.add_cleanup(started.pop_all().close)
+
+
 @pytest.fixture(scope="session")
 def chain() -> Iterator[Stack]:
     """The chain of this session; nothing of it runs until `postgres` or `stack` asks for it."""
-    home = os.environ.get("DEVSTACK_HOME")
-    if home and (running := Stack(Path(home), detached=True)).running:
+    running = _running_chain()
+    if running is not None and "PYTEST_XDIST_WORKER" not in os.environ:
         yield running
         return
+    with _own_chain(running) as stack:
+        yield stack
+
+
+def _running_chain() -> Stack | None:
+    home = os.environ.get("DEVSTACK_HOME")
+    stack = Stack(Path(home), detached=True) if home else None
+    return stack if stack is not None and stack.running else None
+
+
+@contextmanager
+def _own_chain(running: Stack | None = None) -> Iterator[Stack]:
+    """A chain in a folder that goes away with it; of one that runs already it borrows all but PostgreSQL."""
     # Not pytest's own folder: that one is private, and PostgreSQL's user may be another one.
     with tempfile.TemporaryDirectory(prefix="devstack-", dir="/var/tmp", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
         guard.protect_folder(Path(name))
         stack = Stack(Path(name) / "chain")
+        own: tuple[Service, ...] = stack.services
+        if running is not None:
+            stack.kafka, stack.registry, stack.connect = running.kafka, running.registry, running.connect
+            own = (stack.postgres,)
         # The tests kill processes, not machines: what the kernel holds survives, and databases are made faster.
         stack.postgres.settings["fsync"] = "off"
-        yield stack
-        stack.wipe()
+        try:
+            yield stack
+        finally:
+            for service in reversed(own):
+                service.wipe()
 
 
 @pytest.fixture(scope="session")

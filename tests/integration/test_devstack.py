@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 from devstack.databases import Server
 from devstack.postgres import Postgres
 from devstack.pytest_plugin import fresh_database
+from devstack.registry import Registry
 from devstack.service import free_port
 from devstack.stack import Stack
 
@@ -140,15 +141,20 @@ def test_a_sample_arrives_in_kafka_as_framed_avro_keyed_by_ship(stack: Stack) ->
 
 
 @pytest.mark.stack
-def test_schema_ids_mean_the_same_after_the_registry_was_killed(stack: Stack) -> None:
+def test_schema_ids_mean_the_same_after_the_registry_was_killed(tmp_path: Path) -> None:
     """Ids are written into every record: a registry that forgets them would make old records unreadable."""
-    schema = json.dumps({"type": "record", "name": "kept", "fields": []})
-    subject = f"{stack.registry.url}/subjects/kept/versions"
-    schema_id = httpx.post(subject, json={"schema": schema}).raise_for_status().json()["id"]
-    stack.registry.kill()
-    stack.registry.start()
-    kept = httpx.get(f"{stack.registry.url}/schemas/ids/{schema_id}").raise_for_status().json()
-    assert json.loads(kept["schema"]) == json.loads(schema)
+    registry = Registry(tmp_path / "registry", free_port())
+    registry.start()
+    try:
+        schema = json.dumps({"type": "record", "name": "kept", "fields": []})
+        subject = f"{registry.url}/subjects/kept/versions"
+        schema_id = httpx.post(subject, json={"schema": schema}).raise_for_status().json()["id"]
+        registry.kill()
+        registry.start()
+        kept = httpx.get(f"{registry.url}/schemas/ids/{schema_id}").raise_for_status().json()
+        assert json.loads(kept["schema"]) == json.loads(schema)
+    finally:
+        registry.wipe()
 
 
 @pytest.mark.postgres
