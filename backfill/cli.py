@@ -26,7 +26,9 @@ from backfill.settings import Settings
 from backfill.texts import proposal_json, proposal_text, report_text, status_json, status_text
 from backfill.verify_command import verify
 from widetable import command_line, logs
-from widetable.environment import load, variables
+from widetable.config_show import config_command
+from widetable.environment import load, load_with_origins, variables
+from widetable.program import Program
 
 F = TypeVar("F", bound=Callable[..., Any])
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -43,7 +45,7 @@ def _settings_help() -> str:
     return "\b\nSettings (environment variables; …_FILE names a file with the value):\n" + "\n".join(lines)
 
 
-@click.group(context_settings=CONTEXT, epilog=_settings_help())
+@click.group(cls=Program, context_settings=CONTEXT, epilog=_settings_help())
 def commands() -> None:
     """Copy the history of the narrow table into the wide tables, beside a running change stream.
 
@@ -152,6 +154,7 @@ def status(as_json: bool) -> None:
         click.echo(read_proven(settings))
 
 
+commands.add_command(config_command(lambda: load_with_origins(Settings)))
 commands.add_command(verify)
 
 

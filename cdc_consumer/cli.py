@@ -19,6 +19,7 @@ from cdc_consumer import app, preflight
 from cdc_consumer import status as status_facts
 from cdc_consumer.dead_letters_commands import dead_letters
 from cdc_consumer.init import init as make_hand_off
+from cdc_consumer.logs_command import logs as show_logs
 from cdc_consumer.reinit import diagnose
 from cdc_consumer.reinit import reinit as begin_anew
 from cdc_consumer.repartition import repartition as raise_partitions
@@ -28,8 +29,10 @@ from cdc_consumer.teardown import teardown as give_up
 from cdc_consumer.topic import kafka_error
 from cdc_consumer.truncate import pass_truncate
 from widetable import command_line, logs
-from widetable.environment import reference
+from widetable.config_show import config_command
+from widetable.environment import load_with_origins, reference
 from widetable.errors import WideTableError
+from widetable.program import Program
 
 WAIT: Final = click.option(
     "--timeout",
@@ -63,14 +66,16 @@ Exit codes: 0 done, 1 bug, 2 usage, 3 configuration, 4 something does not answer
 SETTINGS: Final = "\b\nSettings (environment variables; ..._FILE names a file that holds the value):\n"
 
 
-@click.group(help=HELP, epilog=SETTINGS + reference(Settings))
+@click.group(cls=Program, help=HELP, epilog=SETTINGS + reference(Settings))
 @click.version_option(package_name="narrow-to-wide")
 def cli() -> None:
     """Hold the subcommands."""
 
 
+cli.add_command(config_command(lambda: load_with_origins(Settings)))
 cli.add_command(schema)
 cli.add_command(dead_letters)
+cli.add_command(show_logs)
 
 
 @cli.command()

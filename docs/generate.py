@@ -32,15 +32,40 @@ SETTINGS_HEAD: Final = f"""\
 
 {MADE}
 
-Both programs read the environment and their flags, which win; there is no settings file. One environment serves
-both: each leaves the other's sections alone.
+Three layers, the later winning: a settings file (if `--config FILE` or `CDC_CONFIG` names one), the environment,
+and the flags of a command. One set serves both programs: each leaves the other's sections alone.
+`cdc-consumer config show` and `backfill config show` list every setting with its value, secrets masked, and where
+it came from.
 
-* A misspelt name is an error that names the nearest one; all problems are reported at once.
+* A misspelt name is an error that names the nearest one; all problems are reported at once, each with the place
+  that the value came from.
 * Any variable may be given as `NAME_FILE` with the path of a file that holds the value: the way for secrets, such
   as `CDC_SOURCE__DSN_FILE=/run/secrets/source_dsn`. No message ever shows a value.
+* An empty variable is as good as none.
 * `CDC_KAFKA__EXTRA` takes JSON, or one variable for each key: `CDC_KAFKA__EXTRA__SECURITY_PROTOCOL=SASL_SSL` is
   librdkafka's `security.protocol`. `CDC_CONNECT__EXTRA` takes JSON:
   `CDC_CONNECT__EXTRA='{{"database.sslmode": "require"}}'`.
+
+The settings file is TOML. A section is a table, and a setting is a key in it, in lower case; `…_file` names a file
+that holds the value, here too:
+
+```toml
+[source]
+dsn_file = "/run/secrets/source_dsn"
+
+[target]
+dsn = "postgresql://writer@wide.example/ships"      # the password from PGPASSFILE
+
+[kafka]
+bootstrap_servers = "kafka1.example:9092,kafka2.example:9092"
+extra = {{ security.protocol = "SASL_SSL" }}
+
+[topic]
+partitions = 12
+
+[log]
+file = "/var/log/cdc/consumer.log"
+```
 """
 COMMANDS_HEAD: Final = f"""\
 # Commands
@@ -115,15 +140,27 @@ def _command(command: click.Command, name: str) -> Iterator[str]:
     if isinstance(command, click.Group):
         if " " not in name:
             yield from (f"## {name}", "", *_help(command), "")
+            yield from ("Every command takes these, before or after its name:", "")
+            yield from _table(_options_of(command))
         for part, below in command.commands.items():
             yield from _command(below, f"{name} {part}")
         return
     yield from (f"### {name}", "", *_help(command), "")
-    options = [part for part in command.params if isinstance(part, click.Option)]
+    options = _options_of(command)
     if options:
-        yield from ("| option | default | meaning |", "|---|---|---|")
-        yield from map(_option, options)
-        yield ""
+        yield from _table(options)
+
+
+def _options_of(command: click.Command) -> list[click.Option]:
+    """The options of a command alone: those that all commands take stand at the program."""
+    parts = [part for part in command.params if isinstance(part, click.Option)]
+    return [part for part in parts if not part.hidden and "--version" not in part.opts]
+
+
+def _table(options: list[click.Option]) -> Iterator[str]:
+    yield from ("| option | default | meaning |", "|---|---|---|")
+    yield from map(_option, options)
+    yield ""
 
 
 def _help(command: click.Command) -> list[str]:

@@ -1,6 +1,6 @@
 """The edge of both programs: what a command raises becomes one line on stderr and an exit code.
 
-Guarantee: a person's mistake or an outage never shows a traceback, and a bug always does.
+Guarantee: a person's mistake or an outage never shows a traceback, and a bug always does; neither shows a secret.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import click
 import httpx
 import psycopg
 
+from widetable import logs
 from widetable.errors import ConfigurationError, ExitCode, UnreachableError, WideTableError
+from widetable.masking import mask_text
 from widetable.postgres import is_retryable
 
 INTERRUPTED: Final = 130
@@ -79,10 +81,13 @@ def named(error: Exception, surprise: Surprise | None = None) -> WideTableError 
 def _report(error: Exception, surprise: Surprise | None) -> int:
     known = named(error, surprise)
     if known is None:
-        traceback.print_exception(error)
+        trace = mask_text("".join(traceback.format_exception(error)))
+        logs.record_end(repr(error), ExitCode.BUG, trace)
+        click.echo(trace, nl=False, err=True)
         click.echo("error: this is a bug in the program; please report the lines above", err=True)
         return ExitCode.BUG
-    click.echo(f"error: {known}", err=True)
+    logs.record_end(str(known), known.exit_code)
+    click.echo(f"error: {mask_text(str(known))}", err=True)
     return known.exit_code
 
 

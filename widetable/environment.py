@@ -1,17 +1,18 @@
-"""Settings from the environment: every problem reported at once, by the name of its variable.
+"""Settings from a file, the environment and the command line: every problem reported at once, with its place.
 
-In: environment variables (`CDC_` prefix, `__` between levels, `…_FILE` for a value kept in a file) and
-overrides from the command line. Out: one frozen settings object. Guarantee: a misspelt variable is an error
-with the nearest name, and no message shows a value, for it may be a secret.
+In: a TOML file (`widetable.config_file`), environment variables (`CDC_` prefix, `__` between levels, `…_FILE`
+for a value kept in a file) and overrides from the command line, which win in this order. Out: one frozen
+settings object. Guarantee: a misspelt name is an error with the nearest one, and no message shows a value, for
+it may be a secret.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -23,7 +24,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from widetable import layers
+from widetable.config_file import CONFIG, read_config
 from widetable.errors import ConfigurationError
+from widetable.layers import Layer, merged, nearest
+from widetable.program import given_config, given_overrides
 
 PREFIX: Final = "CDC_"
 DELIMITER: Final = "__"
@@ -76,26 +81,49 @@ class EnvironmentSettings(BaseSettings):
 S = TypeVar("S", bound=EnvironmentSettings)
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[S]):
+    """Settings, and the layers that they were made of, the strongest last."""
+
+    settings: S
+    layers: tuple[Layer, ...]
+
+    def origin(self, *path: str) -> str:
+        """Where the value of a setting comes from, in words."""
+        return layers.origin(self.layers, path)
+
+
 def load(model: type[S], environ: Mapping[str, str] | None = None, **overrides: Mapping[str, object]) -> S:
-    """Read `model` from the environment; `overrides` are sections, e.g. `consumer={"hold_ms": 100}`.
+    """Read `model` from file and environment; `overrides` are sections, e.g. `consumer={"hold_ms": 100}`.
+
+    Raises:
+        ConfigurationError: with one line per problem.
+    """
+    return load_with_origins(model, environ, **overrides).settings
+
+
+def load_with_origins(
+    model: type[S], environ: Mapping[str, str] | None = None, **overrides: Mapping[str, object]
+) -> Loaded[S]:
+    """The same with the place that each value came from.
 
     Raises:
         ConfigurationError: with one line per problem.
     """
     given = os.environ if environ is None else environ
-    found, problems = _read_files({name: text for name, text in given.items() if _is_ours(name)})
-    problems += [*_unknown_sections(model, found), *_said_twice(found)]
+    flags = merged([given_overrides(), overrides])
+    found = (_file_layer(model, given), _environment_layer(model, given), _flag_layer(flags))
+    problems = [problem for layer in found for problem in layer.problems]
     try:
         # Empty sections come first, so that a missing value is reported by its full name.
-        values = _merge([{name: {} for name in model.model_fields}, _explode(model, found), overrides])
+        values = merged([{name: {} for name in model.model_fields}, *(layer.values for layer in found)])
         settings = model(**values)
     except ValidationError as error:
-        problems += [
-            _describe(model, detail) for detail in error.errors(include_url=False, include_input=False)
-        ]
+        details = error.errors(include_url=False, include_input=False)
+        problems += [_describe(model, detail, found) for detail in details]
     if problems:
         raise ConfigurationError("\n  ".join(["the settings have problems:", *sorted(set(problems))]))
-    return settings
+    return Loaded(settings, found)
 
 
 def variable(*path: str | int) -> str:
@@ -113,6 +141,11 @@ def variables(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tu
             yield variable(*path, name), field
 
 
+def paths(model: type[BaseModel]) -> list[tuple[str, ...]]:
+    """Where every setting of a settings model is: `("source", "dsn")`."""
+    return [tuple(name.removeprefix(PREFIX).lower().split(DELIMITER)) for name, _ in variables(model)]
+
+
 def reference(model: type[BaseModel]) -> str:
     """All settings of a model as text for people: variable, default, meaning."""
     lines = []
@@ -127,12 +160,37 @@ def _plain(default: object) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith(PREFIX) and not name.startswith(TEST_PREFIX)
+    return name.startswith(PREFIX) and not name.startswith(TEST_PREFIX) and name != CONFIG
 
 
-def _read_files(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Replace each `X_FILE` by `X` with the file's text, less its last newline."""
-    values = {name: text for name, text in environ.items() if not name.endswith(FILE_SUFFIX)}
+# -- layers -------------------------------------------------------------------------------------------------
+
+
+def _file_layer(model: type[BaseModel], environ: Mapping[str, str]) -> Layer:
+    flag = given_config()
+    file = flag or environ.get(CONFIG)
+    if not file:
+        return Layer({})
+    return read_config(Path(file), "--config" if flag else CONFIG, paths(model), SECTIONS)
+
+
+def _flag_layer(overrides: dict[str, Any]) -> Layer:
+    return Layer(overrides, {(section,): "command line" for section in overrides})
+
+
+def _environment_layer(model: type[BaseSettings], environ: Mapping[str, str]) -> Layer:
+    ours = {name: text for name, text in environ.items() if _is_ours(name)}
+    found, places, problems = _read_files(ours, {name for name, _ in variables(model)})
+    problems += [*_unknown_sections(model, found), *_said_twice(found)]
+    return Layer(_explode(model, found), places, problems)
+
+
+def _read_files(
+    environ: Mapping[str, str], known: set[str]
+) -> tuple[dict[str, str], dict[layers.Path, str], list[str]]:
+    """Replace each `X_FILE` by `X` with the file's text, less its last newline; a setting may end in that, too."""
+    values = {name: text for name, text in environ.items() if not name.endswith(FILE_SUFFIX) or name in known}
+    places = {_path(name): "environment" for name in values}
     problems = []
     for name in sorted(environ.keys() - values.keys()):
         plain = name.removesuffix(FILE_SUFFIX)
@@ -141,10 +199,15 @@ def _read_files(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
             continue
         try:
             values[plain] = Path(environ[name]).read_text(encoding="utf-8").removesuffix("\n")
+            places[_path(plain)] = f"the file that {name} names"
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
             problems.append(f"{name} names a file that can't be read: {reason}")
-    return values, problems
+    return values, places, problems
+
+
+def _path(name: str) -> layers.Path:
+    return tuple(name.removeprefix(PREFIX).lower().split(DELIMITER))
 
 
 def _unknown_sections(model: type[BaseModel], environ: Iterable[str]) -> list[str]:
@@ -182,20 +245,7 @@ def _explode(model: type[BaseSettings], environ: Mapping[str, str]) -> dict[str,
     return _Given(model, environ)()
 
 
-def _merge(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """All layers in one, the last winning; a section that is no mapping is left for pydantic to refuse."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for name, section in layer.items():
-            below = merged.get(name)
-            if isinstance(section, Mapping) and isinstance(below, Mapping):
-                merged[name] = {**below, **section}
-            else:
-                merged[name] = section
-    return merged
-
-
-def _describe(model: type[BaseModel], detail: ErrorDetails) -> str:
+def _describe(model: type[BaseModel], detail: ErrorDetails, found: tuple[Layer, ...]) -> str:
     name = variable(*detail["loc"])
     if detail["type"] == "missing":
         field = dict(variables(model)).get(name)
@@ -203,11 +253,9 @@ def _describe(model: type[BaseModel], detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return _not_a_setting(model, name)
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{name}: {message[:1].lower()}{message[1:]}"
+    where = layers.origin(found, tuple(map(str, detail["loc"])))
+    return f"{name}: {message[:1].lower()}{message[1:]} ({where})"
 
 
 def _not_a_setting(model: type[BaseModel], name: str) -> str:
-    near = get_close_matches(name, [known for known, _ in variables(model)], n=1, cutoff=0.6)
-    return f"{name} is not a setting" + (
-        f"; did you mean {near[0]}?" if near else "; see --help for the settings"
-    )
+    return f"{name} is not a setting; {nearest(name, [CONFIG, *(known for known, _ in variables(model))])}"

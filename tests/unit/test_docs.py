@@ -19,6 +19,7 @@ from cdc_consumer.settings import Settings as ConsumerSettings
 from devstack.__main__ import main as devstack
 from devstack.fleet.cli import fleet
 from tests.doc_pages import ALL_TEXT, NAMES, PAGE_OF, PAGES, ROOT, Page
+from widetable.config_file import CONFIG
 from widetable.environment import FILE_SUFFIX, TEST_PREFIX, load, variables
 
 PRODUCT: dict[str, click.Command] = {"cdc-consumer": cdc_consumer, "backfill": backfill}
@@ -58,7 +59,8 @@ def test_every_option_is_documented(name: str) -> None:
     """The page of commands has a section for the command, and in it all of its options."""
     _, _, rest = PAGE_OF["docs/commands.md"].text.partition(f"\n### {name}\n")
     section = rest.partition("\n##")[0]
-    options = [part for part in PRODUCT_COMMANDS[name].params if isinstance(part, click.Option)]
+    parts = PRODUCT_COMMANDS[name].params
+    options = [part for part in parts if isinstance(part, click.Option) and not part.hidden]
     missing = [opt for option in options for opt in option.opts if f"`{opt}`" not in section]
     assert rest
     assert not missing, f"python docs/generate.py commands > docs/commands.md; missing: {missing}"
@@ -123,6 +125,7 @@ def test_the_readme_shows_every_command_by_hand() -> None:
     assert {name for name in wanted if name not in blocks} == {
         f"cdc-consumer {name}"
         for name in (
+            "logs",
             "reinit",
             "repartition",
             "resume",
@@ -156,8 +159,9 @@ def is_setting(variable: str) -> bool:
     extra = variable.partition("__EXTRA__")[0] + "__EXTRA"
     return (
         whole
+        or variable == CONFIG
         or variable.startswith(TEST_PREFIX)
-        or variable.removesuffix(FILE_SUFFIX) in SETTINGS
+        or bool({variable, variable.removesuffix(FILE_SUFFIX)} & SETTINGS)
         or ("__EXTRA__" in variable and extra in SETTINGS)
     )
 
