@@ -14,8 +14,6 @@ from backfill.app import (
     Proposal,
     Request,
     propose,
-    read_proven,
-    read_status,
     require_hand_off_or_flag,
     run_backfill,
 )
@@ -23,7 +21,8 @@ from backfill.moments import parse_moment
 from backfill.progress import display
 from backfill.runner import require_complete
 from backfill.settings import Settings
-from backfill.texts import proposal_json, proposal_text, report_text, status_json, status_text
+from backfill.status_command import status
+from backfill.texts import proposal_json, proposal_text, report_text
 from backfill.verify_command import verify
 from widetable import command_line, logs
 from widetable.config_show import config_command
@@ -143,17 +142,7 @@ def _copy(settings: Settings, request: Request, proposal: Proposal) -> Outcome:
         shown.close()
 
 
-@commands.command()
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
-def status(as_json: bool) -> None:
-    """Show all plans with their slices, why slices failed, and how far the ships are verified."""
-    settings = _settings()
-    plans = read_status(settings)
-    click.echo(json.dumps(status_json(plans), indent=2) if as_json else status_text(plans))
-    if not as_json:
-        click.echo(read_proven(settings))
-
-
+commands.add_command(status)
 commands.add_command(config_command(lambda: load_with_origins(Settings)))
 commands.add_command(verify)
 

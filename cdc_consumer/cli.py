@@ -16,7 +16,6 @@ import click
 from confluent_kafka import KafkaException
 
 from cdc_consumer import app, preflight
-from cdc_consumer import status as status_facts
 from cdc_consumer.dead_letters_commands import dead_letters
 from cdc_consumer.init import init as make_hand_off
 from cdc_consumer.logs_command import logs as show_logs
@@ -25,6 +24,7 @@ from cdc_consumer.reinit import reinit as begin_anew
 from cdc_consumer.repartition import repartition as raise_partitions
 from cdc_consumer.schema_commands import schema
 from cdc_consumer.settings import Settings, load_settings
+from cdc_consumer.status import Lookout
 from cdc_consumer.teardown import teardown as give_up
 from cdc_consumer.topic import kafka_error
 from cdc_consumer.truncate import pass_truncate
@@ -33,6 +33,8 @@ from widetable.config_show import config_command
 from widetable.environment import load_with_origins, reference
 from widetable.errors import WideTableError
 from widetable.program import Program
+from widetable.state_text import lines
+from widetable.watching import show, watch_options
 
 WAIT: Final = click.option(
     "--timeout",
@@ -184,11 +186,22 @@ def check(context: click.Context, *, as_json: bool) -> None:
 
 
 @cli.command()
+@watch_options
 @JSON
-def status(*, as_json: bool) -> None:
-    """Show where the stream stands: hand-off, slot, connector, lag per partition, settled position."""
-    facts = status_facts.status(_settings())
-    click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(status_facts.lines(facts)))
+def status(*, as_json: bool, watch: bool, interval: float) -> None:
+    """Show where everything stands: connections, hand-off, slot, connector, lag, history, cells, ships."""
+    with Lookout(_settings()) as lookout:
+        show(
+            lambda: _status(lookout, as_json, None if watch else 2),
+            watch=watch,
+            interval=interval,
+            plain=as_json,
+        )
+
+
+def _status(lookout: Lookout, as_json: bool, indent: int | None) -> str:
+    facts = lookout.look()
+    return json.dumps(facts, indent=indent) if as_json else "\n".join(lines(facts))
 
 
 @cli.command()

@@ -5,10 +5,9 @@ In: settings. Out: sessions and clients, or the error that opening them gave, th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Final, Self
 
 from psycopg import sql
 
@@ -16,39 +15,11 @@ from cdc_consumer.connect import Connect
 from cdc_consumer.settings import Settings
 from cdc_consumer.topic import Topics
 from widetable.control import check_control
-from widetable.errors import UnreachableError, WideTableError
 from widetable.hand_off import HandOff, read_hand_off
+from widetable.part import Part
 from widetable.postgres import Connection, connect_source, connect_target, fetch_one
 
-T = TypeVar("T")
-
 APPLICATION: Final = "cdc-consumer check"
-
-
-class Part(Generic[T]):
-    """A part that is opened at most once; what went wrong is kept and raised again, in short."""
-
-    def __init__(self, name: str, opened: Callable[[], T]) -> None:
-        self.name = name
-        self._open = opened
-        self._value: T | None = None
-        self._error: WideTableError | None = None
-
-    def __call__(self) -> T:
-        """The open part.
-
-        Raises:
-            WideTableError: the first time the reason, later that it could not be opened.
-        """
-        if self._error is not None:
-            raise UnreachableError(f"needs {self.name}")
-        if self._value is None:
-            try:
-                self._value = self._open()
-            except WideTableError as error:
-                self._error = error
-                raise
-        return self._value
 
 
 class Parts:

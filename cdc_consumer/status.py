@@ -6,78 +6,105 @@ reason in place of its facts, and the others are shown all the same. Nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+import json
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
 
+from cdc_consumer import source_database
+from cdc_consumer.deployment import probe_registry
 from cdc_consumer.parts import Parts
 from cdc_consumer.settings import Settings
 from cdc_consumer.slot import read_slot
-from widetable.command_line import named
+from widetable import state
 from widetable.errors import ConfigurationError
 from widetable.hand_off import HandOff, read_ledger
 from widetable.lsn import format_lsn
+from widetable.part import told
 from widetable.settled import read_settled
+from widetable.state import Facts
 from widetable.verify import verified_summary
 
-Facts = dict[str, Any]
-MB: Final = 1 << 20
-
-COUNTS: Final = """
-SELECT (SELECT count(*) FROM overflow_cell), (SELECT count(*) FROM dead_cell WHERE pipeline = %(pipeline)s),
-       (SELECT count(*) FROM channel WHERE state = 'pending'), (SELECT count(*) FROM ship WHERE state = 'pending')
-"""
+__all__ = ["Lookout", "status"]
 
 
 def status(settings: Settings) -> Facts:
     """All facts, by part; a part that could not be read is `{"error": reason}`."""
-    with Parts(settings) as parts:
-        return {name: _read(look, parts) for name, look in PARTS.items()}
+    with Lookout(settings) as lookout:
+        return lookout.look()
 
 
-def _read(look: Callable[[Parts], Facts], parts: Parts) -> Facts:
-    try:
-        return look(parts)
-    except Exception as error:
-        known = named(error)
-        if known is None:
-            raise
-        return {"error": str(known)}
+class Lookout:
+    """Looks as often as asked; sessions are kept while all is well, and opened anew after an error."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._parts = Parts(settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._parts.__exit__(kind, error, trace)
+
+    def look(self) -> Facts:
+        """All facts now."""
+        facts = {name: told(partial(look, self._parts)) for name, look in PARTS.items()}
+        if '"error":' in json.dumps(facts):
+            self._parts.__exit__(None, None, None)
+            self._parts = Parts(self._settings)
+        return facts
+
+
+# -- parts --------------------------------------------------------------------------------------------------
+
+
+def _connections(parts: Parts) -> Facts:
+    found = {name: told(partial(look, parts)) for name, look in CONNECTIONS.items()}
+    return found | {"sessions": None if "error" in found["target"] else state.session_count(parts.target())}
+
+
+def _registry(parts: Parts) -> Facts:
+    probe_registry(parts.settings.registry)
+    return {"state": "answers"}
+
+
+CONNECTIONS: Final[dict[str, Callable[[Parts], Facts]]] = {
+    "source": lambda parts: state.server_facts(parts.source()),
+    "target": lambda parts: state.server_facts(parts.target()),
+    "kafka": lambda parts: {"state": "connected", "brokers": parts.kafka().broker_count()},
+    "connect": lambda parts: {"state": "answers", "version": parts.connect().version()},
+    "registry": _registry,
+}
 
 
 def _hand_off(parts: Parts) -> Facts:
-    latest = parts.latest_hand_off()
-    if latest is None:
-        return {"pipeline": parts.settings.pipeline.name, "state": "no hand-off: run `cdc-consumer init`"}
-    return {
-        "pipeline": latest.pipeline,
-        "state": "torn down" if latest.ended else "streaming",
-        "epoch": latest.epoch,
-        "consistent_point": format_lsn(latest.consistent_point),
-        "barrier_xid": latest.barrier_xid,
-        "topic": latest.topic,
-        **({"verify_required": latest.verify_required} if latest.verify_required else {}),
-    }
+    return state.hand_off_facts(parts.latest_hand_off(), parts.settings.pipeline.name)
 
 
 def _slot(parts: Parts) -> Facts:
-    slot = read_slot(parts.source(), _current(parts).slot)
+    source = parts.source()
+    slot = read_slot(source, _current(parts).slot)
     if slot is None:
         return {"state": "missing"}
-    return {
-        "name": slot.name,
-        "state": f"lost ({slot.lost})" if slot.lost else ("active" if slot.active_pid else "inactive"),
-        "retained_bytes": slot.retained_bytes,
-        "confirmed": format_lsn(slot.confirmed_flush) if slot.confirmed_flush is not None else None,
-    }
+    alive = "active" if slot.active_pid else "inactive"
+    budget = source_database.server(source).wal_budget
+    confirmed = format_lsn(slot.confirmed_flush) if slot.confirmed_flush is not None else None
+    described = f"lost ({slot.lost})" if slot.lost else alive
+    facts = state.slot_facts(slot.name, described, slot.retained_bytes, None if budget < 0 else budget)
+    return facts | {"confirmed": confirmed}
 
 
 def _connector(parts: Parts) -> Facts:
     name = parts.settings.connector
-    state = parts.connect().state(name)
-    if state is None:
+    found = parts.connect().state(name)
+    if found is None:
         return {"name": name, "state": "not registered"}
-    failed = {"reason": state.failed.reason} if state.failed else {}
-    return {"name": name, "state": state.summary, "tasks": [task.state for task in state.tasks], **failed}
+    failed = {"reason": found.failed.reason} if found.failed else {}
+    return {"name": name, "state": found.summary, "tasks": [task.state for task in found.tasks], **failed}
 
 
 def _ledger(parts: Parts) -> Facts:
@@ -98,10 +125,16 @@ def _ledger(parts: Parts) -> Facts:
     return {"lag": sum(part["lag"] for part in partitions), "partitions": partitions}
 
 
+def _ships(parts: Parts) -> Facts:
+    return state.ship_facts(parts.control(), parts.settings.pipeline.name)
+
+
+def _history(parts: Parts) -> Facts:
+    return state.history_facts(state.read_plans(parts.control(), parts.settings.pipeline.name))
+
+
 def _cells(parts: Parts) -> Facts:
-    found = parts.control().execute(COUNTS, {"pipeline": parts.settings.pipeline.name}).fetchone() or ()
-    names = ("overflow_cells", "dead_cells", "pending_channels", "pending_ships")
-    return dict(zip(names, found, strict=True))
+    return state.cell_facts(parts.control(), parts.settings.pipeline.name)
 
 
 def _settled(parts: Parts) -> Facts:
@@ -121,39 +154,14 @@ def _current(parts: Parts) -> HandOff:
 
 
 PARTS: Final[dict[str, Callable[[Parts], Facts]]] = {
+    "connections": _connections,
     "hand_off": _hand_off,
     "slot": _slot,
     "connector": _connector,
     "stream": _ledger,
+    "history": _history,
     "cells": _cells,
     "settled": _settled,
     "verified": _verified,
+    "ships": _ships,
 }
-
-
-def lines(facts: Facts) -> Iterator[str]:
-    """The facts as text: one line per part, then a table of the partitions."""
-    for name, part in facts.items():
-        shown = {key: value for key, value in part.items() if key != "partitions"}
-        yield f"{name.replace('_', '-'):<12}" + ", ".join(_shown(key, value) for key, value in shown.items())
-    if partitions := facts["stream"].get("partitions"):
-        yield ""
-        yield f"{'partition':>9} {'next offset':>14} {'end offset':>14} {'lag':>10}  owner"
-        for row in partitions:
-            counts = f"{row['next_offset']:>14,} {row['end_offset']:>14,} {row['lag']:>10,}"
-            yield f"{row['partition']:>9} {counts}  {row['owner'] or '-'}"
-
-
-def _shown(key: str, value: object) -> str:
-    if key == "retained_bytes" and isinstance(value, int):
-        return f"retains {value / MB:,.0f} MB"
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    if isinstance(value, int) and key != "barrier_xid":
-        value = f"{value:,}"
-    label = key.replace("_", " ")
-    return (
-        str(value)
-        if key in {"state", "pipeline", "name", "error"}
-        else f"{label} {value if value is not None else '-'}"
-    )

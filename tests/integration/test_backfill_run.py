@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.backfill_world import SHIPS, World
+from widetable import state
 from widetable.errors import ExitCode
 
 pytest_plugins = ["tests.backfill_fixture"]
@@ -201,7 +203,55 @@ def test_status_tells_plans_and_failures(world: World, capsys: pytest.CaptureFix
     assert world.backfill("status") == ExitCode.DONE
     assert "out of luck" in capsys.readouterr().out
     assert world.backfill("status", "--json") == ExitCode.DONE
-    (plan,) = json.loads(capsys.readouterr().out)
+    facts = json.loads(capsys.readouterr().out)
+    (plan,) = facts["plans"]
+    assert facts["history"]["failed"] == 1
+    assert facts["hand_off"]["epoch"] == 1
+    assert facts["source"]["state"] == facts["target"]["state"] == "connected"
+    assert facts["slot"]["state"].startswith("missing")
+    assert (facts["cells"]["overflow_cells"], facts["verified"]["ships"]) == (0, 0)
     assert plan["failed"] == 1
     assert plan["failed_slices"][0]["error"] == "out of luck"
     assert plan["scope"]["ships"] == list(SHIPS)
+
+
+def test_the_state_tells_speed_time_left_and_how_fresh_each_ship_is(world: World) -> None:
+    """What both `status` commands show of history and ships."""
+    world.fill(10)
+    world.hand_off()
+    assert world.backfill("run") == ExitCode.DONE
+    world.target.execute("UPDATE slice SET state = 'waiting', rows = NULL WHERE slice_no = 1")
+    world.target.execute("UPDATE slice SET estimate = 600 WHERE slice_no = 1")
+    world.target.execute("UPDATE plan SET finished_at = NULL")
+    world.target.execute(
+        "UPDATE slice SET started_at = now() - interval '60 s', done_at = now(), rows = 300 WHERE slice_no = 2"
+    )
+    world.target.execute("UPDATE slice SET rows = 0 WHERE slice_no > 2")
+    (plan,) = state.read_plans(world.target, "narrow_to_wide")
+    assert (plan.waiting, plan.rows_left, plan.finished) == (1, 600, False)
+    assert plan.rows_per_s == pytest.approx(5, rel=0.2)
+    assert plan.eta_s == pytest.approx(120, rel=0.2)
+    assert state.history_facts([plan])["state"] == "stands still"
+    world.target.execute("INSERT INTO verified VALUES ('narrow_to_wide', %s, '2025-01-01', 7)", [SHIPS[0]])
+    first, second, *_ = state.ship_facts(world.target, "narrow_to_wide")["ships"]
+    newest = world.source.execute("SELECT max(created_time)::text FROM tenant.tbl_data_timeseries").fetchone()
+    assert (first["newest"],) == newest
+    assert first["age_s"] > 0
+    assert (first["verified_through"], second["verified_through"]) == ("2025-01-01 00:00:00", None)
+
+
+def test_status_is_watched_until_ctrl_c(world: World) -> None:
+    """Block after block off a terminal; a target that is away is a line of it; Ctrl+C is no error."""
+    with world.start(
+        "status", "--watch", "--interval", "0.1", CDC_SOURCE__DSN="postgresql://u@127.0.0.1:1/x"
+    ) as run:
+        assert run.stdout
+        seen = ""
+        while seen.count("\n-- 2") < 2:
+            seen += run.stdout.readline()
+            assert seen.endswith("\n"), seen
+        run.send_signal(signal.SIGINT)
+        assert run.wait(30) == 0
+    assert "source      The source database does not answer" in seen
+    assert "target      connected" in seen
+    assert "No plan yet." in seen

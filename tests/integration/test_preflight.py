@@ -11,13 +11,14 @@ from psycopg import sql
 from cdc_consumer.cli import cli
 from cdc_consumer.preflight import CHECKS, Result, check, exit_code
 from cdc_consumer.settings import Settings, load_settings
-from cdc_consumer.status import lines, status
+from cdc_consumer.status import status
 from devstack.stack import Stack
 from tests.pipeline_world import Pipeline, wait_for
 from widetable import command_line
 from widetable.control import migrate
 from widetable.errors import ExitCode
 from widetable.postgres import connect_target
+from widetable.state_text import lines
 
 pytest_plugins = ["tests.pipeline_fixture"]
 
@@ -210,6 +211,19 @@ def test_status_tells_the_lag_of_each_partition(streaming: Pipeline) -> None:
     assert facts["connector"]["state"] == "RUNNING"
     assert facts["slot"]["state"] == "active"
     assert facts["hand_off"]["epoch"] == 1
+    assert facts["slot"]["retained_bytes"] >= 0
+    assert "budget_left_bytes" in facts["slot"]
+    assert facts["connector"]["tasks"] == ["RUNNING"]
+    connections = facts["connections"]
+    assert {name: part["state"] for name, part in connections.items() if name != "sessions"} == {
+        "source": "connected",
+        "target": "connected",
+        "kafka": "connected",
+        "connect": "answers",
+        "registry": "answers",
+    }
+    assert connections["sessions"] >= 2
+    assert facts["history"] == {"state": "nothing was copied yet"}
     assert json.loads(json.dumps(facts)) == facts
     text = "\n".join(lines(facts))
     assert "stream      lag 40" in text

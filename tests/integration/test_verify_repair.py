@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backfill.cli import status
+from backfill.status_command import status
 from backfill.verify_command import verify
 from tests.integration.test_resync import PIPELINE, hand_over
 from tests.verify_sides import LATER, LOAD, NOON, SHIP, SPEED, STATE, Sides
