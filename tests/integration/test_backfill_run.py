@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.backfill_world import SHIPS, World
+from tests.interrupting import interruptible
 from widetable import state
 from widetable.errors import ExitCode
 
@@ -242,9 +243,8 @@ def test_the_state_tells_speed_time_left_and_how_fresh_each_ship_is(world: World
 
 def test_status_is_watched_until_ctrl_c(world: World) -> None:
     """Block after block off a terminal; a target that is away is a line of it; Ctrl+C is no error."""
-    with world.start(
-        "status", "--watch", "--interval", "0.1", CDC_SOURCE__DSN="postgresql://u@127.0.0.1:1/x"
-    ) as run:
+    away = {"CDC_SOURCE__DSN": "postgresql://u@127.0.0.1:1/x"}
+    with interruptible(), world.start("status", "--watch", "--interval", "0.1", **away) as run:
         assert run.stdout
         seen = ""
         while seen.count("\n-- 2") < 2:

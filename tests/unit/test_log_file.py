@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from cdc_consumer.cli import cli
+from tests.interrupting import interruptible
 from tests.waiting import wait_until
 from widetable.log_file import PIECES, LogFile, piece, pieces
 
@@ -161,6 +162,7 @@ def test_the_logs_are_followed_through_a_rotation_and_a_clearing(tmp_path: Path)
     file.write("before")
     command = [sys.executable, "-c", PROGRAM, "-f", "--json"]
     with (
+        interruptible(),
         shown.open("w") as out,
         subprocess.Popen(  # noqa: S603 - our own command
             command, stdout=out, env={**os.environ, "CDC_LOG__FILE": str(path)}
