@@ -52,10 +52,11 @@ lint: install  ## Check style, types and package boundaries
 	$(RUN)mypy
 	$(RUN)lint-imports
 
-requirements: install  ## Pin the dependencies again (writes both requirements files)
+requirements: install  ## Pin the dependencies again (writes the requirements files)
 	$(RUN)python -m pip install --quiet pip-tools
 	$(RUN)pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt pyproject.toml
 	$(RUN)pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra dev --output-file requirements-dev.txt pyproject.toml
+	$(RUN)pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --all-build-deps --only-build-deps --output-file requirements-build.txt pyproject.toml
 
 clean: down  ## Remove everything that was made here
 	rm -rf $(VENV) build .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,6 +17,8 @@ from cdc_consumer.settings import ConnectSettings
 from cdc_consumer.web import http_client, refuse_untrusted
 from widetable.errors import ConfigurationError, UnreachableError
 
+GATEWAY: Final = frozenset({502, 503, 504})
+"""A proxy's own words, often HTML, about a worker that is down or starting: that passes."""
 REBALANCE_S: Final = 60.0
 """While workers rebalance, Connect answers 409; that takes seconds, or a lost worker's grace period."""
 
@@ -222,7 +224,9 @@ class Connect:
         try:
             message = " ".join(str(self._object(response).get("message", "")).split())
         except ConfigurationError as error:
-            return error
+            if code not in GATEWAY:
+                return error
+            message = response.reason_phrase
         text = f"Kafka Connect at {self._place} answers HTTP {code}: {message or 'no reason given'}"
         # A reference that its config provider can't resolve is a 500, too, and does not pass.
         passing = code == httpx.codes.CONFLICT or (response.is_server_error and "ConfigException" not in text)

@@ -17,8 +17,9 @@ from cdc_consumer.web import http_client, refuse_untrusted
 from widetable.errors import ConfigurationError, PoisonError, UnreachableError
 
 LARGEST_SCHEMA_ID: Final = 2**31 - 1
-UNKNOWN_SCHEMA: Final = 40403
-"""Confluent's error code; a wrong path is a 404 too, but another code."""
+UNKNOWN_SCHEMA: Final = frozenset({40401, 40403})
+"""Confluent's error codes; a wrong path is a 404 too, but another code. Apicurio 3 answers 40401 where the schema's
+text is still there and every artifact that had it was deleted."""
 
 
 class SchemaSource(Protocol):
@@ -105,7 +106,7 @@ class Registry:
             raise ConfigurationError(
                 f"the schema registry at {_shown(self._url)} refuses this client ({status})"
             )
-        if status == HTTPStatus.NOT_FOUND and _json(answer).get("error_code") == UNKNOWN_SCHEMA:
+        if status == HTTPStatus.NOT_FOUND and _json(answer).get("error_code") in UNKNOWN_SCHEMA:
             raise PoisonError(f"the schema registry has no schema with id {schema_id}")
 
     def _schema_text(self, answer: httpx.Response, schema_id: int) -> str:

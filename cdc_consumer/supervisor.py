@@ -59,6 +59,14 @@ class Worker:
 StartWorker = Callable[[int], tuple[BaseProcess, Pipe]]
 
 
+class _StopNow(BaseException):
+    """Raised by the signal's handler within a chore: it may wait for a database that does not answer.
+
+    Not an `Exception`, so that no chore takes it for an error of its own; nor a `KeyboardInterrupt`, after which
+    psycopg would wait for the server once more.
+    """
+
+
 class Supervisor:
     """Runs workers and chores until it is told to stop."""
 
@@ -73,6 +81,7 @@ class Supervisor:
         self._ended: list[Snapshot] = []  # counts of processes that are gone
         self._restarts: deque[float] = deque(maxlen=RESTARTS)
         self._stop_signal: int | None = None
+        self._in_chore = False
         self._beat = time.monotonic()
         self._lock = Lock()
 
@@ -111,11 +120,15 @@ class Supervisor:
                 self._replace_ended()
                 self._do_chores()
                 self._beat = time.monotonic()
+        except _StopNow:
+            log.info("chore_left")
         finally:
             self._shut_down()
 
     def _on_signal(self, received: int, _: object) -> None:
         self._stop_signal = received
+        if self._in_chore:
+            raise _StopNow
 
     def _start(self, number: int) -> None:
         process, pipe = self._start_worker(number)
@@ -172,6 +185,7 @@ class Supervisor:
                 continue
             again = False
             try:
+                self._in_chore = True
                 again = chore.step() is True
             except StoppedError:
                 raise
@@ -180,6 +194,8 @@ class Supervisor:
                 if known is None:
                     raise
                 log.warning("chore_failed", chore=chore.name, error=str(known))
+            finally:
+                self._in_chore = False
             chore.due = time.monotonic() + (0 if again else chore.every_s)
 
     def _shut_down(self) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Self
+
+from tests.waiting import wait_until
 
 CHUNK_BYTES = 65_536
 
@@ -16,6 +18,7 @@ Watch = Callable[[bytes], bool]
 class TcpProxy:
     """Forwards connections on a port of its own to `host:port`; a context manager.
 
+    While `flow` is cleared it swallows what is sent, either way, as a network without an end does.
     `cut_before` and `cut_after` look at what the client sends; when one says yes, all connections are cut, once:
     before those bytes reach the server, or after they did, in place of the answer.
     """
@@ -27,6 +30,8 @@ class TcpProxy:
         self.cut_before: Watch = lambda _: False
         self.cut_after: Watch = lambda _: False
         self.cuts = 0
+        self.flow = threading.Event()
+        self.flow.set()
         self._deaf = False
         self._open: list[socket.socket] = []
 
@@ -36,6 +41,7 @@ class TcpProxy:
 
     def __exit__(self, *_: object) -> None:
         self._listener.close()
+        self.flow.set()
         self.cut()
 
     def cut(self) -> None:
@@ -45,6 +51,13 @@ class TcpProxy:
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
         self._open.clear()
+
+    @contextmanager
+    def next_connection(self) -> Iterator[None]:
+        """Wait at the end of the block until a client has connected since its begin."""
+        before = len(self._open)
+        yield
+        wait_until(lambda: len(self._open) > before, "a client connects")
 
     def _accept(self) -> None:
         with suppress(OSError):  # the listener was closed: the end
@@ -62,6 +75,7 @@ class TcpProxy:
                     self._cut_once()
                     return
                 self._deaf = self._deaf or self.cut_after(data)
+                self.flow.wait()
                 server.sendall(data)
 
     def _pump(self, server: socket.socket, client: socket.socket) -> None:
@@ -70,6 +84,7 @@ class TcpProxy:
                 if self._deaf:  # this is the answer, so the server has done it
                     self._cut_once()
                     return
+                self.flow.wait()
                 client.sendall(data)
 
     def _cut_once(self) -> None:

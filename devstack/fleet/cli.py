@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -24,10 +25,19 @@ R = TypeVar("R")
 MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d"])
 
 
+def dsn_from_file() -> str | None:
+    """The source's DSN from a file, as the product reads it: containers get their secrets so."""
+    name = os.environ.get("CDC_SOURCE__DSN_FILE")
+    return Path(name).read_text(encoding="utf-8").strip() if name else None
+
+
 def fleet_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add the options that describe a fleet and where it writes."""
     options = (
-        click.option("--dsn", envvar="CDC_SOURCE__DSN", required=True, help="Source [CDC_SOURCE__DSN]."),
+        click.option(
+            "--dsn", envvar="CDC_SOURCE__DSN", default=dsn_from_file, show_default=False, required=True,
+            help="Source [CDC_SOURCE__DSN, or CDC_SOURCE__DSN_FILE].",
+        ),
         click.option("--ships", default=len(DEFAULT_SHIPS), show_default=True, help="Ships of the fleet."),
         click.option("--seed", default=1, show_default=True, help="Same seed, same samples."),
         click.option(

@@ -67,6 +67,24 @@ def status(connector: str, *tasks: str, trace: str = "") -> httpx.Response:
             id="a login page",
         ),
         pytest.param(
+            httpx.Response(302, headers={"location": "https://login.example/"}, html="<html>moved</html>"),
+            ConfigurationError,
+            r"answers with text/html .HTTP 302., not as Kafka Connect does",
+            id="a login page elsewhere",
+        ),
+        pytest.param(
+            httpx.Response(407, html="<html>proxy</html>"),
+            ConfigurationError,
+            r"refuses us \(HTTP 407\)",
+            id="a proxy that asks for a login",
+        ),
+        pytest.param(
+            httpx.Response(502, html="<html>bad gateway</html>"),
+            UnreachableError,
+            r"answers HTTP 502",
+            id="a proxy before a worker that is down",
+        ),
+        pytest.param(
             httpx.Response(500, json={"error_code": 500, "message": "Request timed out"}),
             UnreachableError,
             "answers HTTP 500: Request timed out",

@@ -43,6 +43,12 @@ def test_a_schema_is_asked_for_once() -> None:
             id="an unknown id is the message's fault",
         ),
         pytest.param(
+            httpx.Response(404, json={"error_code": 40401, "message": "No artifact with ID"}),
+            PoisonError,
+            "no schema with id 6",
+            id="an id whose artifacts were deleted, in Apicurio 3",
+        ),
+        pytest.param(
             httpx.Response(
                 404, json={"error_code": 404, "message": "RESTEASY003210: Could not find resource"}
             ),
@@ -60,6 +66,12 @@ def test_a_schema_is_asked_for_once() -> None:
             httpx.Response(200, json=[]), ConfigurationError, "not a schema registry", id="other JSON"
         ),
         pytest.param(httpx.Response(404, html="gone"), ConfigurationError, "404", id="another server's 404"),
+        pytest.param(
+            httpx.Response(302, headers={"location": "https://login.example/"}),
+            ConfigurationError,
+            "status 302",
+            id="a login page elsewhere",
+        ),
         pytest.param(httpx.Response(401), ConfigurationError, "refuses", id="no password"),
         pytest.param(httpx.Response(403), ConfigurationError, "refuses", id="no right"),
         pytest.param(httpx.Response(503), UnreachableError, "503", id="starting up"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
 
+import psycopg
 import pytest
 
 from cdc_consumer import supervisor as supervisor_module
@@ -331,3 +333,21 @@ def test_alive_tells_the_age_of_the_last_round() -> None:
     with stopped_when(lambda: len(ages) > 5, "some rounds went by"):
         supervisor.run()
     assert all(0 <= age < 10 for age in ages)
+
+
+def test_a_chore_that_waits_for_a_database_does_not_hold_the_end_up() -> None:
+    """A server that takes the connection and never answers: SIGTERM ends the wait, and the workers as ever."""
+    children = Children(works)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dsn = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d?connect_timeout=60"
+        waiting = threading.Event()
+
+        def connect() -> None:
+            waiting.set()
+            psycopg.connect(dsn)
+
+        supervisor = supervise(children, chores=[Chore("govern", 0.0, connect)], shutdown_s=10.0)
+        with stopped_when(lambda: waiting.is_set() and children.alive, "the chore waits") as sent_s:
+            supervisor.run()
+            assert time.monotonic() - sent_s[0] < 15
+    assert children.alive == []
