@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final
+from typing import Final, Literal
 
 import psycopg
 from psycopg import sql
@@ -27,6 +27,7 @@ from widetable.statements import load_statements
 from widetable.wide_table import SQL_TYPE, Column
 
 TEMPLATES: Final = load_statements(files("widetable") / "sql" / "drain.sql")
+Which = Literal["early", "late"]
 CHUNK_CELLS: Final = 5_000
 """About 0.1 s of work: that is how long writers wait for the layout lock."""
 
@@ -47,21 +48,20 @@ class Drain:
     def __init__(self, conn: Connection, to: Destination, *, ignore_deletes: bool) -> None:
         self._conn = conn
         self._to = to
-        self._settle_value = "settle_value_ignoring_deletes" if ignore_deletes else "settle_value"
+        self._settle_assignment = (
+            "settle_assignment_ignoring_deletes" if ignore_deletes else "settle_assignment"
+        )
 
     def fill(self, limit: int = CHUNK_CELLS) -> int:
         """Move up to `limit` cells without a version; returns how many, 0 once there is none left."""
-        present = self._present(versioned=False, limit=sql.Literal(limit))
-        if not present:
-            return 0
-        return self._bounded(lambda cells: self._fill(present, cells), present, limit, versioned=False)
+        return self._move("early", self._fill, self._present("early", sql.Literal(limit)), limit)
 
     def finish(self) -> int:
         """Move all that is left; returns how many cells. What can't move is marked with the reason."""
         moved = self._all(self.fill)
-        for column in self._present(versioned=True, limit=sql.SQL("ALL")):
-            moved += self._all(lambda of=column: self._settle_chunk(of))  # type: ignore[misc]
-        self._conn.execute(self._composed("keep_misfits", self._to.columns))
+        versioned = self._present("late", sql.SQL("ALL"))
+        moved += self._all(lambda: self._move("late", self._settle, versioned, CHUNK_CELLS))
+        self._conn.execute(self._composed("keep_misfits", "late", self._to.columns))
         return moved
 
     def _all(self, move: Callable[[], int]) -> int:
@@ -70,35 +70,30 @@ class Drain:
             moved += chunk
         return moved
 
-    def _settle_chunk(self, column: Column) -> int:
-        return self._bounded(lambda cells: self._settle(column, cells), [column], CHUNK_CELLS, versioned=True)
+    def _present(self, which: Which, limit: sql.Composable) -> list[Column]:
+        """The columns that the next cells belong to: a statement names no others."""
+        query = self._composed("present", which, self._to.columns, limit=limit)
+        found = {channel_id for (channel_id,) in self._conn.execute(query)}
+        return [column for column in self._to.columns if column.channel_id in found]
 
-    def _bounded(
+    def _move(
         self,
-        statement: Callable[[int], sql.Composed],
+        which: Which,
+        statement: Callable[[Sequence[Column], int], sql.Composed],
         columns: Sequence[Column],
         limit: int,
-        *,
-        versioned: bool,
     ) -> int:
-        """Run a statement on fewer and fewer cells until no row is too big, or only that one is left."""
-        while True:
+        """Move a chunk: fewer and fewer cells until no row is too big, or only that one is left."""
+        while columns:
             try:
                 with self._conn.transaction():
-                    row = self._conn.execute(statement(limit)).fetchone()
+                    row = self._conn.execute(statement(columns, limit)).fetchone()
                     return int(row[0]) if row else 0
             except psycopg.errors.ProgramLimitExceeded:
                 if limit == 1:
-                    return self._conn.execute(
-                        self._composed("spill", columns, **_negation(versioned))
-                    ).rowcount
+                    return self._conn.execute(self._composed("spill", which, columns)).rowcount
                 limit //= 2
-
-    def _present(self, *, versioned: bool, limit: sql.Composable) -> list[Column]:
-        """The columns that the next cells belong to: a statement names no others."""
-        query = self._composed("present", self._to.columns, limit=limit, **_negation(versioned))
-        found = {channel_id for (channel_id,) in self._conn.execute(query)}
-        return [column for column in self._to.columns if column.channel_id in found]
+        return 0
 
     def _fill(self, columns: Sequence[Column], limit: int) -> sql.Composed:
         parts = [_column_parts(column) for column in columns]
@@ -107,27 +102,41 @@ class Drain:
         assignments = [_template("fill_assignment").format(**part, changes=change) for part, change in pairs]
         return self._composed(
             "fill",
+            "early",
             columns,
             limit=sql.Literal(limit),
-            columns=sql.SQL(", ").join(part["column"] for part in parts),
-            values=sql.SQL(", ").join(_template("fill_value").format(**part) for part in parts),
-            assignments=sql.SQL(", ").join(assignments),
+            columns=_comma(part["column"] for part in parts),
+            values=_comma(_template("fill_value").format(**part) for part in parts),
+            assignments=_comma(assignments),
             changes=sql.SQL(" OR ").join(changes),
         )
 
-    def _settle(self, column: Column, limit: int) -> sql.Composed:
-        parts = _column_parts(column)
-        value = _template(self._settle_value).format(**parts)
-        return self._composed("settle", [column], limit=sql.Literal(limit), value=value, **parts)
+    def _settle(self, columns: Sequence[Column], limit: int) -> sql.Composed:
+        parts = [_column_parts(column) for column in columns]
+        ordinals = [str(column.ordinal) for column in columns]
+        return self._composed(
+            "settle",
+            "late",
+            columns,
+            limit=sql.Literal(limit),
+            ordinals=sql.SQL("{}::text[]").format(sql.Literal(ordinals)),
+            columns=_comma(part["column"] for part in parts),
+            values=_comma(_template("settle_value").format(**part) for part in parts),
+            assignments=_comma(_template(self._settle_assignment).format(**part) for part in parts),
+        )
 
-    def _composed(self, name: str, columns: Sequence[Column], /, **parts: sql.Composable) -> sql.Composed:
+    def _composed(
+        self, name: str, which: Which, columns: Sequence[Column], /, **parts: sql.Composable
+    ) -> sql.Composed:
         """A statement of drain.sql; it has no parameters, so a `%` in a name is no placeholder."""
+        waiting, fits = _template("waiting"), _fits(columns)
         return _template(name).format(
             ship=sql.Literal(self._to.ship_id),
             table=sql.Identifier(self._to.schema, self._to.table),
             channels=_channels(columns),
-            waiting=_template("waiting"),
-            fits=_fits(columns),
+            waiting=waiting,
+            fits=fits,
+            which=_template(which).format(waiting=waiting, fits=fits),
             **parts,
         )
 
@@ -136,8 +145,8 @@ def _template(name: str) -> sql.SQL:
     return sql.SQL(TEMPLATES[name])
 
 
-def _negation(versioned: bool) -> dict[str, sql.Composable]:
-    return {"negation": sql.SQL("NOT" if versioned else "")}
+def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)
 
 
 def _column_parts(column: Column) -> dict[str, sql.Composable]:

@@ -17,6 +17,8 @@ from widetable.registry import require_registry
 
 pytestmark = pytest.mark.postgres
 
+NEWCOMERS = (NEW, "/v1/me02//newer")
+
 
 @pytest.fixture
 def open_target(target_dsn: str) -> Iterator[Open]:
@@ -25,21 +27,22 @@ def open_target(target_dsn: str) -> Iterator[Open]:
         yield make
 
 
-def history(rng: random.Random, cells: int) -> list[dict[str, Any]]:
-    """What a source does to some cells of a new channel, in commit order, with replays of events in between."""
-    present: dict[int, str] = {}
+def history(rng: random.Random, moments: int) -> list[dict[str, Any]]:
+    """What a source does to some cells of new channels, in commit order, with replays of events in between."""
+    present: dict[tuple[int, str], str] = {}
     events: list[dict[str, Any]] = []
-    for lsn in range(1, 4 * cells):
-        moment = rng.randrange(cells)
+    for lsn in range(1, 4 * moments * len(NEWCOMERS)):
+        cell = moment, channel = rng.randrange(moments), rng.choice(NEWCOMERS)
         value = str(lsn)
-        op = rng.choice([Op.UPDATE, Op.DELETE, Op.READ]) if moment in present else Op.CREATE
+        op = rng.choice([Op.UPDATE, Op.DELETE, Op.READ]) if cell in present else Op.CREATE
         if op == Op.READ:  # a slice that reads the cell as it is now
-            value = present[moment]
+            value = present[cell]
         elif op == Op.DELETE:
-            del present[moment]
+            del present[cell]
         else:
-            present[moment] = value
-        events.append(event(op, None if op == Op.DELETE else value, moment_s=moment, lsn=lsn))
+            present[cell] = value
+        sent = None if op == Op.DELETE else value
+        events.append(event(op, sent, channel=channel, moment_s=moment, lsn=lsn))
         if rng.random() < 0.2:  # Debezium delivers a suffix again
             events += [old for old in events[-rng.randrange(1, 6) :] if old["op"] != Op.READ]
     return events
@@ -61,10 +64,10 @@ def test_a_late_column_holds_what_an_early_one_would(open_target: Open, deletes:
 
     Versions are the same too, but for a re-insert whose delete was ignored: overflow keeps the delete's.
     """
-    with_column = (LISTS[0], ChannelList(2, "engine_generator", (*LISTS[1].channel_ids, NEW)), LISTS[2])
+    with_columns = ChannelList(2, "engine_generator", (*LISTS[1].channel_ids, *NEWCOMERS))
     for seed in range(6):
         rng = random.Random(seed)
-        early = open_target(f"early_{seed}", with_column, deletes=deletes)
+        early = open_target(f"early_{seed}", (LISTS[0], with_columns, LISTS[2]), deletes=deletes)
         late = open_target(f"late_{seed}", deletes=deletes)
         run_history(rng, early, late)
         assert late.overflow() == []
@@ -75,7 +78,7 @@ def test_a_late_column_holds_what_an_early_one_would(open_target: Open, deletes:
 
 def run_history(rng: random.Random, early: Target, late: Target) -> None:
     """The same batches to both; the late target's governor is cut short until a random point."""
-    events = history(rng, 6)
+    events = history(rng, 3)
     governed = rng.randrange(1, len(events))
     while events:
         size = rng.randrange(1, 6)
@@ -121,6 +124,17 @@ def test_values_that_do_not_fit_stay_in_overflow(open_target: Open) -> None:
         7: (None, [1, 9, "d"]),
         8: ("NaN", None),
     }
+
+
+def test_a_version_goes_to_the_column_when_no_value_of_its_channel_fits(open_target: Open) -> None:
+    """The stream is read again, and the column does not take what came before the value that stays outside."""
+    target = open_target(column_type="typed")
+    created = event(Op.CREATE, "1.5", lsn=5)
+    target.write(created, event(Op.UPDATE, "2.50", lsn=7))
+    assert target.govern().live_channels == [NEW]
+    target.write(created)
+    assert target.cells() == {(0, NEW): (None, [1, 7, "o"])}
+    assert target.overflow() == [("S1", NEW, "2.50", "u", "does_not_fit")]
 
 
 @pytest.mark.parametrize(

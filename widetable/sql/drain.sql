@@ -2,6 +2,14 @@
 -- What may move; the two reasons excluded belong to cells of live channels.
 reason NOT IN ('does_not_fit', 'row_too_big')
 
+-- early --
+-- Cells that may move before the channel or ship is live.
+kind IS NULL AND {waiting} AND {fits}
+
+-- late --
+-- Cells that move in the transaction that makes it live.
+kind IS NOT NULL AND {waiting}
+
 -- fits --
 CASE WHEN value IS NULL THEN true {branches} ELSE true END
 
@@ -13,14 +21,14 @@ THEN CASE WHEN pg_input_is_valid(value, {name}) THEN value::{type}::text = value
 -- present --
 SELECT DISTINCT channel_id FROM (
     SELECT channel_id FROM overflow_cell
-    WHERE ship_id = {ship} AND channel_id = ANY ({channels}) AND kind IS {negation} NULL AND {waiting} AND {fits}
+    WHERE ship_id = {ship} AND channel_id = ANY ({channels}) AND {which}
     ORDER BY created_time LIMIT {limit}
 ) chunk
 
 -- fill --
 WITH chunk AS (
     SELECT created_time, channel_id FROM overflow_cell
-    WHERE ship_id = {ship} AND channel_id = ANY ({channels}) AND kind IS NULL AND {waiting} AND {fits}
+    WHERE ship_id = {ship} AND channel_id = ANY ({channels}) AND {which}
     ORDER BY created_time LIMIT {limit}
 ), gone AS (
     DELETE FROM overflow_cell o USING chunk c
@@ -43,41 +51,48 @@ SELECT count(*) FROM gone
 {column} = CASE WHEN {changes} THEN excluded.{column} ELSE wide.{column} END
 
 -- settle --
+-- Nobody else writes now: what the wide rows say is still so when they are written.
 WITH chunk AS (
-    SELECT created_time, value, epoch, lsn, kind, {fits} AS fits FROM overflow_cell
-    WHERE ship_id = {ship} AND channel_id = {channel} AND kind IS NOT NULL AND {waiting}
+    SELECT created_time, channel_id, ordinal, value, epoch, lsn, kind, {fits} AS fits
+    FROM overflow_cell JOIN unnest({channels}, {ordinals}) AS place(channel_id, ordinal) USING (channel_id)
+    WHERE ship_id = {ship} AND {which}
     ORDER BY created_time LIMIT {limit}
+), newer AS (
+    SELECT chunk.* FROM chunk LEFT JOIN {table} wide USING (created_time)
+    WHERE NOT coalesce(wide._x ? ordinal, false)
+       OR ((wide._x -> ordinal ->> 0)::int, (wide._x -> ordinal ->> 1)::bigint) < (chunk.epoch, chunk.lsn)
 ), put AS (
-    INSERT INTO {table} AS wide (created_time, _x, {column})
+    INSERT INTO {table} AS wide (created_time, _x, {columns})
     SELECT created_time,
-           jsonb_build_object({ordinal}, jsonb_build_array(
+           jsonb_object_agg(ordinal, jsonb_build_array(
                epoch, lsn, CASE WHEN fits OR kind = 'd' THEN kind ELSE 'o' END)),
-           (CASE WHEN fits THEN value END)::{type}
-    FROM chunk ORDER BY created_time
-    ON CONFLICT (created_time) DO UPDATE
-    SET {column} = {value}, _x = coalesce(wide._x, '{{}}') || excluded._x
-    WHERE NOT coalesce(wide._x ? {ordinal}, false)
-       OR ((wide._x -> {ordinal} ->> 0)::int, (wide._x -> {ordinal} ->> 1)::bigint)
-        < ((excluded._x -> {ordinal} ->> 0)::int, (excluded._x -> {ordinal} ->> 1)::bigint)
+           {values}
+    FROM newer GROUP BY created_time ORDER BY created_time
+    ON CONFLICT (created_time) DO UPDATE SET _x = coalesce(wide._x, '{{}}') || excluded._x, {assignments}
 ), gone AS (
     DELETE FROM overflow_cell o USING chunk c
-    WHERE o.ship_id = {ship} AND o.created_time = c.created_time AND o.channel_id = {channel} AND c.fits
+    WHERE o.ship_id = {ship} AND o.created_time = c.created_time AND o.channel_id = c.channel_id AND c.fits
 ), kept AS (
     -- The value of a deleted cell is a re-insert's: the version goes to the column, the value stays as created.
     UPDATE overflow_cell o
     SET reason = 'does_not_fit', kind = nullif(o.kind, 'd'),
         epoch = CASE WHEN o.kind <> 'd' THEN o.epoch END, lsn = CASE WHEN o.kind <> 'd' THEN o.lsn END
     FROM chunk c
-    WHERE o.ship_id = {ship} AND o.created_time = c.created_time AND o.channel_id = {channel} AND NOT c.fits
+    WHERE o.ship_id = {ship} AND o.created_time = c.created_time AND o.channel_id = c.channel_id AND NOT c.fits
 )
 SELECT count(*) FROM chunk
 
 -- settle_value --
-excluded.{column}
+(max(value) FILTER (WHERE channel_id = {channel} AND fits))::{type}
 
--- settle_value_ignoring_deletes --
+-- settle_assignment --
+{column} = CASE WHEN excluded._x ? {ordinal} THEN excluded.{column} ELSE wide.{column} END
+
+-- settle_assignment_ignoring_deletes --
 -- An ignored delete keeps the value, which an earlier chunk may have moved to the column.
-CASE excluded._x -> {ordinal} ->> 2 WHEN 'd' THEN coalesce(excluded.{column}, wide.{column}) ELSE excluded.{column} END
+{column} = CASE WHEN NOT excluded._x ? {ordinal} THEN wide.{column}
+                WHEN excluded._x -> {ordinal} ->> 2 = 'd' THEN coalesce(excluded.{column}, wide.{column})
+                ELSE excluded.{column} END
 
 -- keep_misfits --
 -- After all that fits has moved.
@@ -89,6 +104,6 @@ WHERE ship_id = {ship} AND channel_id = ANY ({channels}) AND {waiting}
 UPDATE overflow_cell o SET reason = 'row_too_big'
 FROM (
     SELECT min(created_time) AS created_time FROM overflow_cell
-    WHERE ship_id = {ship} AND channel_id = ANY ({channels}) AND kind IS {negation} NULL AND {waiting} AND {fits}
+    WHERE ship_id = {ship} AND channel_id = ANY ({channels}) AND {which}
 ) first
 WHERE o.ship_id = {ship} AND o.created_time = first.created_time AND o.channel_id = ANY ({channels}) AND {waiting}
