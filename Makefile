@@ -40,7 +40,7 @@ test: java install lint  ## Run lint and all tests on the real chain, with cover
 	$(RUN)coverage combine --quiet
 	$(RUN)coverage report --fail-under=90
 
-faults: java install  ## Run the fault matrix on the real chain (SEEDS="1 2 3" for more)
+faults: java install  ## Run the fault matrix on the real chain (SEEDS="1 2 3" for more; full disks need root)
 	FAULT_SEEDS="$(SEEDS)" $(RUN)pytest -m "(fault or faults) and not soak" tests/faults tests/e2e
 
 soak: java install  ## Run a random mix of all faults under load for MINUTES

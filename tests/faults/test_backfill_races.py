@@ -61,6 +61,8 @@ HEAVY: Final = Mix(
     unknown_ship=0,
 )
 HOLDS: Final = 4
+SLOWLY: Final = 3_000
+"""Rows per second: the copy is to last until it was held several times."""
 LIVE_LATENCY_S: Final = 30.0
 
 
@@ -158,34 +160,39 @@ def test_without_versions_a_slice_resurrects_deleted_cells(world: World) -> None
     assert found.phantom > 0, found
 
 
-def hold_before_live(world: World) -> None:
-    """A slice holds rows that live wants, and lets them go when live waits for them."""
-    with second_table(world) as gate:
-        gate.catch()
-        wait_until(lambda: world.pipeline.target_value(LIVE_BEHIND_BACKFILL), "live waits for the slice", 9.0)
-        world.fire()
-        gate.open()
-
-
 def copied(backfill: Process) -> bool:
     """Whether the backfill has ended, and ended well."""
     assert backfill.running or backfill.child.returncode == 0, logged(backfill)
     return not backfill.running
 
 
+def hold_before_live(world: World, backfill: Process) -> bool:
+    """A slice holds rows that live wants, and lets them go when live waits; False once there is no slice left."""
+    with second_table(world) as gate:
+        wait_until(lambda: gate.caught() or copied(backfill), "a slice comes to the gate", 60.0)
+        if not gate.caught():
+            return False
+        wait_until(lambda: world.pipeline.target_value(LIVE_BEHIND_BACKFILL), "live waits for the slice", 9.0)
+        world.fire()
+        gate.open()
+        return True
+
+
 @pytest.mark.fault("F16", "live and backfill write the same rows")
 def test_live_is_not_starved_by_backfill_on_the_same_rows(world: World) -> None:
     """Each waits for the other's rows; slices end within their attempts, and live keeps its latency."""
-    history: HistoryReport = world.history(60_000)
+    history: HistoryReport = world.history(40_000)
     world.hand_off()
     consumer = world.consume()
     small = {"CDC_BACKFILL__SLICE_ROWS": "1000", "CDC_BACKFILL__WORKERS": "3"}
     with world.load(rows_per_second=600, history=history, mix=HEAVY):
         world.flows()
-        backfill = world.pipeline.product.start("backfill", "run", environment=small)
-        for _ in range(HOLDS):
-            hold_before_live(world)
+        backfill = world.pipeline.product.start(
+            "backfill", "run", "--rate-limit", str(SLOWLY), environment=small
+        )
+        while world.record.fired < HOLDS and hold_before_live(world, backfill):
             world.recovered(LIVE_LATENCY_S)
         wait_until(lambda: copied(backfill), "the backfill ends", 120.0)
+    assert world.record.fired > 1, "the copy was over too soon"
     assert world.pipeline.target_value("SELECT max(attempt) FROM slice") < 8
     world.prove(consumer)
