@@ -22,6 +22,7 @@ from cdc_consumer.assembly import Assembly, HoldLimits
 from cdc_consumer.consumer import Consumer
 from cdc_consumer.decoder import Decoder, Epochs
 from cdc_consumer.governing import Governor
+from cdc_consumer.meter import Meter
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.monitor import Probe, serve
 from cdc_consumer.registration import RUNBOOK
@@ -31,6 +32,7 @@ from cdc_consumer.settle import Settler
 from cdc_consumer.source import Source
 from cdc_consumer.supervisor import Chore, Supervisor
 from cdc_consumer.target import Target
+from cdc_consumer.target_facts import TargetFacts, facts_of
 from cdc_consumer.topic import Topics
 from cdc_consumer.watchdog import Watchdog, watch
 from cdc_consumer.worker import run_worker
@@ -42,6 +44,7 @@ from widetable.postgres import connect_ddl, connect_target
 
 SETTLE_EVERY_S = 1.0
 GOVERN_EVERY_S = 2.0
+FACTS_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ def build_consumer(settings: Settings, owner: str, snapshot: Snapshot) -> Consum
     """The parts of one consumer process, in the order in which a record meets them."""
     stream = read_stream(settings)
     hand_off, limits = stream.hand_off, settings.consumer
+    meter = Meter(snapshot, time.monotonic, time.time)
     kafka = settings.kafka.client(
         **{"group.id": settings.group_id, "client.id": owner, **_protocol(settings.kafka.group_protocol)}
     )
@@ -86,10 +90,9 @@ def build_consumer(settings: Settings, owner: str, snapshot: Snapshot) -> Consum
         assembly=Assembly(
             HoldLimits(limits.hold_ms, limits.max_hold_ms, limits.max_held_events, limits.max_held_bytes)
         ),
-        target=Target(settings.target, hand_off, owner),
-        snapshot=snapshot,
+        target=Target(settings.target, hand_off, owner, meter),
+        meter=meter,
         monotonic_s=time.monotonic,
-        wall_s=time.time,
     )
 
 
@@ -110,15 +113,20 @@ def run(settings: Settings, report: Path | None = None) -> None:
     check_topic(settings, stream.hand_off)
     with ExitStack() as stack:
         settler = stack.enter_context(Settler.connect(settings))
-        watchdog = watch(settings, stream.hand_off)
+        watchdog, facts = watch(settings, stream.hand_off), TargetFacts(facts_of(settings))
         supervisor = Supervisor(
             lambda number: _start_worker(settings, number),
             settings.consumer.processes,
-            _chores(settings, settler, watchdog),
+            _chores(settings, settler, watchdog, facts),
             settings.consumer.shutdown_s,
         )
         if settings.consumer.http_port:
-            probe = Probe(supervisor.snapshot, supervisor.alive_s, supervisor.ready, watchdog.gauges)
+            probe = Probe(
+                supervisor.snapshot,
+                supervisor.alive_s,
+                supervisor.ready,
+                lambda: {**watchdog.gauges(), **facts.gauges()},
+            )
             server = serve(settings.consumer.http_host, settings.consumer.http_port, probe)
             stack.callback(server.shutdown)
         started = time.monotonic()
@@ -138,12 +146,13 @@ def check_topic(settings: Settings, hand_off: HandOff) -> None:
         )
 
 
-def _chores(settings: Settings, settler: Settler, watchdog: Watchdog) -> list[Chore]:
+def _chores(settings: Settings, settler: Settler, watchdog: Watchdog, facts: TargetFacts) -> list[Chore]:
     governor = Governor(lambda: connect_ddl(settings.target, "cdc-consumer governor"), settings.target)
     return [
         Chore("settle", SETTLE_EVERY_S, settler.step),
         Chore("govern", GOVERN_EVERY_S, governor.step),
         Chore("watch", settings.consumer.watch_s, watchdog.step),
+        Chore("facts", FACTS_EVERY_S, facts.step),
     ]
 
 

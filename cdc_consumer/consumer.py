@@ -8,7 +8,7 @@ whoever comes next, because the ledger never passes the lowest offset still held
 from __future__ import annotations
 
 import random
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,12 +20,13 @@ import structlog
 from cdc_consumer.assembly import Assembly, Clock
 from cdc_consumer.dead_limit import DeadLimit
 from cdc_consumer.decoder import Decoder, TruncateError
+from cdc_consumer.lateness import Lateness
+from cdc_consumer.meter import Meter
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.records import Records
 from cdc_consumer.settings import ConsumerSettings
 from cdc_consumer.source import Polled, Source
 from cdc_consumer.target import PartitionBatch, Target
-from widetable.applied import Applied
 from widetable.errors import FenceLostError, RetryableError, StoppedError, UnreachableError
 from widetable.ledger import Claim
 from widetable.narrow import DeadCell, Decoded, empty_batch
@@ -55,6 +56,8 @@ class Partition:
     record_ms: int = 0  # Kafka's time of the newest record read
     retry_at_s: float = 0.0  # not claimed before, by the monotonic clock
     dead: list[DeadCell] = field(default_factory=list)
+    lateness: Lateness = field(default_factory=Lateness)
+    lag: int = 0  # as last seen: an outage does not make it nothing
 
 
 class Consumer:
@@ -67,17 +70,16 @@ class Consumer:
         decoder: Decoder,
         assembly: Assembly,
         target: Target,
-        snapshot: Snapshot,
+        meter: Meter,
         monotonic_s: Callable[[], float],
-        wall_s: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._decoder = decoder
         self._assembly = assembly
         self._target = target
-        self._counts = snapshot
+        self._meter = meter
+        self._counts = meter.counts
         self._now = monotonic_s
-        self._wall = wall_s
         self._partitions: dict[int, Partition] = {}
         self._open = False
         self._failures = 0
@@ -104,10 +106,15 @@ class Consumer:
     def _round(self, wait_s: float) -> None:
         settings = self._settings
         wait = min(wait_s, IDLE_WAIT_S) if self._assembly.held_rows else wait_s
+        asked = self._now()
         polled = self._source.read(settings.poll_events, settings.batch_events, wait)
         started = self._now()
+        if polled is not None:
+            self._meter.took("consume", started - asked)
         truncate = self._take_in(polled) if polled is not None else None
-        self._apply(self._assembly.take_all() if truncate else self._assembly.take(self._clocks()))
+        with self._meter.stage("hold"):
+            released = self._assembly.take_all() if truncate else self._assembly.take(self._clocks())
+        self._apply(released)
         self._counts.busy_s += self._now() - started
         if truncate:
             raise truncate
@@ -120,20 +127,21 @@ class Consumer:
         if doubtful := self._doubtful(records):
             self._give_up(doubtful, self._now())
             records = records.without(doubtful)
-        records, decoded, truncate = self._decode(records)
+        with self._meter.stage("decode"):
+            records, decoded, truncate = self._decode(records)
         self._limit.count(len(records), decoded.dead)
         for number, position in records.positions().items():
-            self._partitions[number].position = position
-            self._partitions[number].record_ms = polled.newest_ms[number]
+            partition = self._partitions[number]
+            partition.position, partition.record_ms = position, polled.newest_ms[number]
+            first = int(np.argmax(records.partitions == number))
+            partition.lateness.read(int(records.offsets[first]), int(records.times_ms[first]))
         if truncate:
             self._partitions[truncate.partition].position = truncate.offset
         for cell in decoded.dead:
             self._partitions[cell.partition].dead.append(cell)
-        self._counts.polled += len(records)
-        self._counts.decoded += decoded.batch.num_rows
-        self._counts.dead_records += len(decoded.dead)
-        self._counts.filtered.update(decoded.filtered)
-        self._assembly.add(decoded.batch, self._clocks())
+        self._meter.decoded(records, decoded)
+        with self._meter.stage("hold"):
+            self._assembly.add(decoded.batch, self._clocks())
         return truncate
 
     def _doubtful(self, records: Records) -> list[int]:
@@ -192,18 +200,12 @@ class Consumer:
                 self._fence_lost(number, error)
                 continue
             partition.dead.clear()
+            partition.lateness.applied(batch.to, partition.position)
             committed[number] = batch.to
-            self._count(applied, batch.samples)
+            self._meter.applied(applied, batch.samples)
         if committed:
             self._failures = 0
             self._source.commit(committed)
-
-    def _count(self, applied: Applied, samples: pa.RecordBatch) -> None:
-        self._counts.batches += 1
-        self._counts.applied += applied
-        now_ms = int(self._wall() * 1000)
-        for latencies, column in ((self._counts.apply_ms, "record_ms"), (self._counts.total_ms, "source_ms")):
-            latencies.add(np.maximum(now_ms - samples.column(column).to_numpy(), 0))
 
     def _next_batch(
         self, number: int, partition: Partition, claim: Claim, samples: pa.RecordBatch
@@ -239,9 +241,11 @@ class Consumer:
             self._target.open()
             self._open = True
         for number in waiting:
-            claim = self._target.claim(number)
+            claim, before = self._target.claim(number), self._partitions[number]
             self._source.start(number, claim.next_offset)
-            self._partitions[number] = Partition(claim, claim.next_offset)
+            self._partitions[number] = Partition(
+                claim, claim.next_offset, lateness=before.lateness, lag=before.lag
+            )
         log.info("claimed", partitions=sorted(waiting))
 
     def _outage(self, error: Exception) -> None:
@@ -260,10 +264,14 @@ class Consumer:
 
     def _give_up(self, partitions: list[int], retry_at_s: float) -> None:
         """Read no further and forget what is held, until the partitions are claimed again."""
+        self.lags()
         self._source.pause(partitions)
         self._assembly.drop(partitions)
         for number in partitions:
-            self._partitions[number] = Partition(retry_at_s=retry_at_s)
+            before = self._partitions[number]
+            self._partitions[number] = Partition(
+                retry_at_s=retry_at_s, lateness=before.lateness.given_up(), lag=before.lag
+            )
 
     def _fence_lost(self, number: int, error: FenceLostError) -> None:
         """Another owner has the partition. If Kafka still gives it to us, we claim it again, but not for ever."""
@@ -281,19 +289,33 @@ class Consumer:
             )
         self._give_up([number], now + RECLAIM_S * 2 ** (recent - 1))
 
+    # -- what others ask ---------------------------------------------------------------------------------
+
     def lags(self) -> dict[int, int]:
-        """Records behind the end of each claimed partition, as last heard from the broker."""
-        lags: defaultdict[int, int] = defaultdict(int)
+        """Records behind the end of each partition, as last heard from the broker; a new one is unknown yet."""
+        known = {}
         for number, partition in self._partitions.items():
             end = self._source.end_offset(number)
             if partition.claim is not None and end is not None:
-                lags[number] = max(0, end - partition.claim.next_offset)
-        return dict(lags)
+                partition.lag = max(0, end - partition.claim.next_offset)
+            if partition.claim is None or end is not None:
+                known[number] = partition.lag
+        return known
 
-    @property
-    def held_rows(self) -> int:
-        """Rows still arriving."""
-        return self._assembly.held_rows
+    def tell(self) -> Snapshot:
+        """The counts, with what is true just now."""
+        counts, assembly, now_ms = self._counts, self._assembly, self._meter.wall_ms()
+        counts.lag = self.lags()
+        counts.late_s = {
+            n: self._partitions[n].lateness.seconds(lag, now_ms) for n, lag in counts.lag.items()
+        }
+        claims = {number: partition.claim for number, partition in self._partitions.items()}
+        counts.positions = {number: claim.next_offset for number, claim in claims.items() if claim}
+        counts.unclaimed = sum(claim is None for claim in claims.values())
+        counts.held_rows, counts.held_events = assembly.held_rows, assembly.held_events
+        counts.held_bytes, counts.schemas = assembly.held_bytes, self._decoder.schemas_known
+        counts.ready = self.ready
+        return counts
 
     @property
     def ready(self) -> bool:

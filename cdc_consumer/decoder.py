@@ -75,6 +75,11 @@ class Decoder:
         self._usual: Envelope | None = None
         self._good_key_frames: set[bytes] = set()
 
+    @property
+    def schemas_known(self) -> int:
+        """Writer schemas that were checked and are kept."""
+        return len(self._envelopes)
+
     def decode(self, records: Records) -> Decoded:
         """Make rows of the records.
 

@@ -159,7 +159,7 @@ class Supervisor:
         _drain(worker)
         worker.pipe.close()
         with self._lock:
-            worker.snapshot.lag, worker.snapshot.held_rows, worker.snapshot.ready = {}, 0, True
+            worker.snapshot.end()
             self._ended = [combined([*self._ended, worker.snapshot])]
             self._workers.pop(worker.number, None)
 

@@ -6,12 +6,13 @@ dead cells, and the ledger row, or nothing at all.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 
+from cdc_consumer.meter import Meter
 from widetable.apply import Applied, Origin, Writer
 from widetable.control import check_control
 from widetable.errors import LayoutChangedError
@@ -40,12 +41,13 @@ class PartitionBatch:
 class Target:
     """Applies batches; every `RetryableError` means that the session is to be closed and opened again."""
 
-    def __init__(self, settings: TargetSettings, hand_off: HandOff, owner: str) -> None:
+    def __init__(self, settings: TargetSettings, hand_off: HandOff, owner: str, meter: Meter) -> None:
         """`hand_off` is what the process started with: its decoder knows no other epoch and partitions."""
         self._settings = settings
         self._hand_off = hand_off
         self._origin = Origin(hand_off.pipeline, hand_off.topic, hand_off.topic_id)
         self._owner = owner
+        self._meter = meter
         self._conn: Connection | None = None
 
     def open(self) -> None:
@@ -111,10 +113,12 @@ class Target:
 
     def _transaction(self, claim: Claim, batch: PartitionBatch) -> tuple[Claim, Applied]:
         assert self._conn is not None  # noqa: S101 - `open` comes first, by construction
-        with self._conn.transaction():
-            advanced = self._ledger.advance(claim, batch.to)
-            self._writer.begin()
-            applied = self._writer.apply(batch.samples, batch.dead, self._origin)
+        with ExitStack() as stage, self._conn.transaction():
+            with self._meter.stage("apply"):
+                advanced = self._ledger.advance(claim, batch.to)
+                self._writer.begin()
+                applied = self._writer.apply(batch.samples, batch.dead, self._origin)
             if not applied.balanced:  # inside: what doesn't add up is not committed
                 raise AssertionError(f"events don't add up: {applied}")
+            stage.enter_context(self._meter.stage("commit"))
         return advanced, applied

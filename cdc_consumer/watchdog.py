@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -28,6 +28,7 @@ from cdc_consumer.parts import Parts
 from cdc_consumer.registration import RUNBOOK
 from cdc_consumer.settings import Settings
 from cdc_consumer.slot import Slot, read_slot
+from cdc_consumer.target_facts import Gauges
 from widetable.barrier import source_identity
 from widetable.command_line import named
 from widetable.errors import StoppedError
@@ -59,7 +60,7 @@ class Sight:
     broken: list[str] = field(default_factory=list)
     suspected: list[str] = field(default_factory=list)
     passing: list[str] = field(default_factory=list)
-    gauges: dict[str, float] = field(default_factory=dict)
+    gauges: dict[str, float | Mapping[str, float]] = field(default_factory=dict)
     slot: Slot | None = None
     failed: str | None = None
 
@@ -89,11 +90,11 @@ class Watchdog:
         self._restarts = 0
         self._restart_wait_s = FIRST_RESTART_S
         self._restart_at: float | None = None
-        self._gauges: dict[str, float] = {}
+        self._gauges: Gauges = {}
 
-    def gauges(self) -> dict[str, float]:
+    def gauges(self) -> Gauges:
         """The last look's metrics, and how often the connector was started again."""
-        return {**self._gauges, "cdc_connector_restarts": self._restarts}
+        return {**self._gauges, "cdc_connector_restarts_total": self._restarts}
 
     def step(self) -> None:
         """Take the last look's result and begin the next.
@@ -230,6 +231,7 @@ def _connector(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
     connect, name = parts.connect(), parts.settings.connector
     state, stored = connect.state(name), connect.stored_offset(name)
     sight.gauges["cdc_connector_running"] = float(state is not None and state.running)
+    sight.gauges["cdc_connector_state"] = {state.summary if state else "MISSING": 1.0}
     if state is None:
         sight.passing.append(f"connector {name} is not registered")
     elif state.failed:

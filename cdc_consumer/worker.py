@@ -63,7 +63,7 @@ def _run(build: Build, owner: str, pipe: Pipe, stopping: Callable[[], bool]) -> 
             now = time.monotonic()
             if now - reported >= REPORT_S:
                 reported = now
-                if not _report(consumer, snapshot, pipe):
+                if not _report(consumer, pipe):
                     log.warning("parent_is_gone")
                     break
             if now - collected >= COLLECT_S:
@@ -74,13 +74,11 @@ def _run(build: Build, owner: str, pipe: Pipe, stopping: Callable[[], bool]) -> 
         _tell(pipe, snapshot)
 
 
-def _report(consumer: Consumer, snapshot: Snapshot, pipe: Pipe) -> bool:
+def _report(consumer: Consumer, pipe: Pipe) -> bool:
     """Send the counts, unless the parent is too busy to read: the loop waits for nobody; False if it is gone."""
     if not select.select([], [pipe], [], 0)[1]:
         return True
-    snapshot.lag, snapshot.held_rows = consumer.lags(), consumer.held_rows
-    snapshot.ready = consumer.ready
-    return _tell(pipe, snapshot)
+    return _tell(pipe, consumer.tell())
 
 
 def _tell(pipe: Pipe, message: Snapshot | str) -> bool:

@@ -1,7 +1,7 @@
 """Makes the pages that repeat what the code says: `python docs/generate.py settings > docs/settings.md`.
 
-In: the settings models and the click commands. Out: one page on stdout, `settings` or `commands`. A test holds
-the pages equal to this output.
+In: the settings models, the click commands, and the catalogue of metrics. Out: one page on stdout, `settings`,
+`commands` or `metrics`. A test holds the pages equal to this output.
 """
 # ruff: noqa: INP001 - a script that lives beside the pages that it makes
 
@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from backfill.cli import commands as backfill
 from backfill.settings import Settings as BackfillSettings
+from cdc_consumer.catalogue import CATALOGUE
 from cdc_consumer.cli import cli as cdc_consumer
 from cdc_consumer.settings import Settings as ConsumerSettings
 from widetable.environment import variables
@@ -75,6 +76,19 @@ COMMANDS_HEAD: Final = f"""\
 Every command answers on stdout, and logs, progress and errors go to stderr. Exit codes:
 [operations](operations.md#exit-codes). Where everything is, both programs learn from the environment:
 [settings](settings.md).
+"""
+METRICS_HEAD: Final = f"""\
+# Metrics
+
+{MADE}
+
+`cdc-consumer run` serves them under `/metrics`. A counter counts since the program started and begins anew with
+it. A metric that could not be read (the source is away, say) is absent rather than old. No metric has a label per
+ship or channel.
+
+Several instances of one pipeline: counters, lag and rows held are each instance's own, so add them up; what is
+known of the source, of Kafka Connect and of the target (slot, connector, overflow, dead cells, slices, verified) is
+told by each of them alike: take the largest. The alerts and dashboards of `deploy` do so.
 """
 
 
@@ -177,11 +191,27 @@ def _option(option: click.Option) -> str:
     return _row(names + choice, f"`{option.default}`" if shown else "", option.help or "")
 
 
+# -- metrics ------------------------------------------------------------------------------------------------
+
+
+def metrics_page() -> str:
+    """The catalogue as a table."""
+    lines = [METRICS_HEAD, "| metric | kind | unit | meaning |", "|---|---|---|---|"]
+    for entry in CATALOGUE.values():
+        label = f"{{{entry.label}}}" if entry.label else ""
+        lines.append(_row(f"`{entry.name}{label}`", entry.kind, entry.unit, entry.help))
+    return "\n".join([*lines, ""])
+
+
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-PAGES: Final[dict[str, Callable[[], str]]] = {"settings": settings_page, "commands": commands_page}
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "settings": settings_page,
+    "commands": commands_page,
+    "metrics": metrics_page,
+}
 
 if __name__ == "__main__":
     sys.stdout.write(PAGES[sys.argv[1]]())

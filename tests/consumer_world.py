@@ -18,6 +18,7 @@ import numpy as np
 from cdc_consumer.assembly import Assembly, HoldLimits
 from cdc_consumer.consumer import Consumer
 from cdc_consumer.decoder import Decoder, TruncateError
+from cdc_consumer.meter import Meter
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.records import Records
 from cdc_consumer.settings import ConsumerSettings
@@ -141,6 +142,7 @@ class FakeDecoder:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.schemas_known = 1
         self.seen: list[tuple[int, int]] = []
 
     def decode(self, records: Records) -> Decoded:
@@ -289,8 +291,7 @@ class World(Membership):
             cast("Decoder", self.decoder),
             Assembly(HoldLimits(HOLD_MS, 5_000, 1_000, 1 << 30)),
             cast("Target", self.target),
-            self.counts,
-            self.clock,
+            Meter(self.counts, self.clock, self.clock),
             self.clock,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,8 @@ class Applied:
     rows_new: int = 0
     rows_merged: int = 0  # existing rows that were really rewritten
     cells_set: int = 0  # cells overwritten with a recorded version
+    # Cells sent to rows, present ones included. For metrics only: what became of events is equal without it.
+    cells_written: int = field(default=0, compare=False)
 
     def __add__(self, other: Applied) -> Applied:
         """Field-wise sum."""

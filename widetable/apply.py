@@ -189,6 +189,7 @@ class Writer:
             rows_new=rows_new,
             rows_merged=rows_merged,
             cells_set=int(np.count_nonzero(resolved.mode == Mode.SET)),
+            cells_written=int(np.count_nonzero(resolved.mode != Mode.NOTHING)),
         )
 
     def _write_parts(self, events: Events, cells: WideCells, *, row_too_big: bool) -> Applied:

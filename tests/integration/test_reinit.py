@@ -1,11 +1,14 @@
 """A new epoch on the real chain: begun after a break, finished after a crash, and never by mistake."""
 
+import time
 from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from cdc_consumer import reinit as reinit_module
+from cdc_consumer.meter import Meter
+from cdc_consumer.metrics import Snapshot
 from cdc_consumer.reinit import diagnose, reinit
 from cdc_consumer.target import Target
 from cdc_consumer.teardown import teardown
@@ -130,7 +133,7 @@ def test_a_running_consumer_writes_nothing_after_a_new_epoch_began(streaming: Pi
 
 
 def _claim(pipeline: Pipeline, hand_off: HandOff) -> None:
-    target = Target(pipeline.settings.target, hand_off, "old")
+    target = Target(pipeline.settings.target, hand_off, "old", Meter(Snapshot(), time.monotonic, time.time))
     target._conn = pipeline.target
     target._ledger = OffsetLedger(
         pipeline.target, pipeline.name, hand_off.topic_id, "old", lambda: pipeline.target

@@ -138,9 +138,38 @@ def test_lag_is_counted_from_the_ledger() -> None:
     world = started(0, 1)
     world.sample()
     world.step()
-    assert (world.consumer.lags(), world.consumer.held_rows) == ({0: 1, 1: 0}, 1)
+    assert (world.consumer.lags(), world.consumer.tell().held_rows) == ({0: 1, 1: 0}, 1)
     world.settle()
-    assert (world.consumer.lags(), world.consumer.held_rows) == ({0: 0, 1: 0}, 0)
+    assert (world.consumer.lags(), world.consumer.tell().held_rows) == ({0: 0, 1: 0}, 0)
+
+
+def test_only_what_waits_is_late() -> None:
+    """Seconds since Kafka got the first record that is not applied; silence is not lateness."""
+    world = started(0)
+    world.step(after_ms=3_600_000)
+    assert world.consumer.tell().late_s == {0: 0.0}
+    world.sample()
+    world.step()
+    world.clock.now_s += 2
+    assert world.consumer.tell().late_s == {0: 2.0}
+    world.settle()
+    assert world.consumer.tell().late_s == {0: 0.0}
+
+
+def test_lateness_goes_on_in_an_outage() -> None:
+    """The partition is given up and read again, and the record has waited all the while."""
+    world = started(0)
+    world.sample()
+    world.step()
+    with world.outage():
+        world.settle()
+        world.clock.now_s += 60
+        told = world.consumer.tell()
+        assert (told.lag, told.unclaimed) == ({0: 1}, 1)
+        assert told.late_s[0] >= 60
+    world.clock.now_s += 60
+    world.settle()
+    assert (world.consumer.tell().lag, world.consumer.tell().late_s) == ({0: 0}, {0: 0.0})
 
 
 def test_records_that_were_skipped_are_read_again() -> None:
@@ -270,7 +299,7 @@ def test_an_outage_pauses_and_keeps_polling() -> None:
             assert world.source.reads == reads + 1 or not world.target.is_open
         assert world.source.reading == {}
         assert not world.consumer.ready
-        assert world.consumer.held_rows == 0
+        assert world.consumer.tell().held_rows == 0
     assert world.counts.outages > 1
 
 

@@ -66,7 +66,7 @@ def test_every_option_is_documented(name: str) -> None:
     assert not missing, f"python docs/generate.py commands > docs/commands.md; missing: {missing}"
 
 
-@pytest.mark.parametrize("page", ["settings", "commands"])
+@pytest.mark.parametrize("page", ["settings", "commands", "metrics"])
 def test_pages_made_from_the_code_are_current(page: str) -> None:
     """What docs/generate.py prints is what stands there."""
     made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PAGES"][page]()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cdc_consumer.metrics import BUCKETS_MS, Latencies, Snapshot, combined
+from cdc_consumer.metrics import BUCKETS_MS, Latencies, Sizes, Snapshot, combined
 from widetable.applied import Applied
 
 
@@ -20,17 +21,33 @@ def latencies(*milliseconds: int) -> Latencies:
     return found
 
 
+def sizes(*samples: int) -> Sizes:
+    """A histogram of batches of these."""
+    found = Sizes()
+    for each in samples:
+        found.add(each)
+    return found
+
+
 def filled(seed: int) -> Snapshot:
     """A snapshot in which every field differs from zero and from every other snapshot's."""
     numbers = iter(range(seed, seed + 100))
+    plain: dict[str, Any] = {field.name: next(numbers) for field in fields(Snapshot) if field.type == "int"}
     return Snapshot(
-        **{field.name: next(numbers) for field in fields(Snapshot) if field.type == "int"},
+        **plain,
         filtered=Counter(placeholder=next(numbers), deletes=next(numbers)),
         applied=Applied(*(next(numbers) for _ in fields(Applied))),
+        ops=Counter(create=next(numbers)),
+        stage_us=Counter(decode=next(numbers)),
+        batch_sizes=sizes(next(numbers)),
+        capture_ms=latencies(next(numbers)),
+        transport_ms=latencies(next(numbers)),
         apply_ms=latencies(next(numbers), next(numbers)),
         total_ms=latencies(next(numbers)),
         busy_s=float(next(numbers)),
         lag={seed: next(numbers)},
+        late_s={seed: float(next(numbers))},
+        positions={seed: next(numbers)},
         ready=True,
     )
 
@@ -43,11 +60,27 @@ def test_combined_sums_every_count() -> None:
         if field.type in ("int", "float"):
             expected = getattr(one, field.name) + getattr(two, field.name)
             assert getattr(total, field.name) == expected, field.name
-    assert total.filtered == one.filtered + two.filtered
+        if field.type == "Counter[str]":
+            expected = getattr(one, field.name) + getattr(two, field.name)
+            assert getattr(total, field.name) == expected, field.name
+        if field.type.startswith("dict"):
+            assert getattr(total, field.name) == getattr(one, field.name) | getattr(two, field.name)
+        if field.type in ("Latencies", "Sizes"):
+            parts = [getattr(each, field.name).counts for each in (one, two)]
+            assert getattr(total, field.name).counts.tolist() == sum(parts).tolist(), field.name
+    assert total.batch_sizes.total == one.batch_sizes.total + two.batch_sizes.total
     assert total.applied == one.applied + two.applied
-    assert total.apply_ms.counts.tolist() == (one.apply_ms.counts + two.apply_ms.counts).tolist()
-    assert total.total_ms.counts.tolist() == (one.total_ms.counts + two.total_ms.counts).tolist()
-    assert total.lag == one.lag | two.lag
+
+
+def test_what_was_true_of_a_process_ends_with_it() -> None:
+    """Its counts stay; nothing waits in it any more, and it keeps nobody from being ready."""
+    gone = filled(1)
+    gone.ready = False
+    gone.end()
+    assert (gone.lag, gone.late_s, gone.positions) == ({}, {}, {})
+    assert (gone.held_rows, gone.held_events, gone.held_bytes, gone.schemas, gone.unclaimed) == (0,) * 5
+    assert gone.ready
+    assert gone.polled == filled(1).polled
 
 
 def test_combined_leaves_its_parts_as_they_were() -> None:

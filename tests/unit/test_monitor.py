@@ -13,18 +13,25 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cdc_consumer.metrics import BUCKETS_MS, Latencies, Snapshot
+from cdc_consumer.catalogue import CATALOGUE
+from cdc_consumer.exposition import SnapshotCollector
+from cdc_consumer.metrics import BUCKETS_MS, Latencies, Sizes, Snapshot
 from cdc_consumer.monitor import STALLED_S, Probe, serve
+from cdc_consumer.target_facts import Gauges
 from widetable.applied import Applied
 from widetable.errors import ConfigurationError
 
 
 @contextmanager
 def served(
-    counts: Snapshot | None = None, alive_s: float = 0.0, *, ready: bool = True
+    counts: Snapshot | None = None,
+    alive_s: float = 0.0,
+    *,
+    ready: bool = True,
+    watched: Gauges | None = None,
 ) -> Iterator[httpx.Client]:
     """A client of a server that tells these facts."""
-    probe = Probe(lambda: counts or Snapshot(), lambda: alive_s, lambda: ready)
+    probe = Probe(lambda: counts or Snapshot(), lambda: alive_s, lambda: ready, lambda: watched or {})
     server: ThreadingHTTPServer = serve("127.0.0.1", 0, probe)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}", trust_env=False) as client:
@@ -34,9 +41,9 @@ def served(
         server.server_close()
 
 
-def samples(counts: Snapshot) -> dict[str, float]:
+def samples(counts: Snapshot, watched: Gauges | None = None) -> dict[str, float]:
     """What /metrics says, by name and labels."""
-    with served(counts) as client:
+    with served(counts, watched=watched) as client:
         answer = client.get("/metrics")
     assert answer.status_code == 200
     return {
@@ -85,6 +92,72 @@ def test_metrics_show_loop_counts_and_lag() -> None:
         "cdc_lag_messages,11": 10,
     }
     assert {name: found[name] for name in expected} == expected
+
+
+def test_metrics_show_where_each_partition_stands_and_where_time_goes() -> None:
+    """Lateness beside lag, the ledger's offset, the stages, and what is held."""
+    found = samples(
+        Snapshot(
+            late_s={3: 1.5},
+            positions={3: 70},
+            stage_us=Counter(decode=2_500_000),
+            ops=Counter(update=4),
+            held_events=5,
+            held_bytes=6,
+            schemas=7,
+            unclaimed=8,
+        )
+    )
+    expected = {
+        "cdc_lag_seconds,3": 1.5,
+        "cdc_ledger_offset,3": 70,
+        "cdc_stage_seconds_total,decode": 2.5,
+        "cdc_stage_seconds_total,commit": 0,
+        "cdc_samples_total,update": 4,
+        "cdc_held_samples": 5,
+        "cdc_held_bytes": 6,
+        "cdc_schemas": 7,
+        "cdc_unclaimed_partitions": 8,
+        "cdc_ready": 1,
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_what_could_not_be_read_is_absent() -> None:
+    """An old number would look like the truth; one that was read is there, by its label if it has one."""
+    found = samples(Snapshot(), {"cdc_dead_cells": {"nul": 2}, "cdc_slot_active": 1.0})
+    assert (found["cdc_dead_cells,nul"], found["cdc_slot_active"]) == (2, 1)
+    assert not {"cdc_slot_retained_bytes", "cdc_verified_age_seconds"} & found.keys()
+
+
+def test_every_metric_is_one_of_the_catalogue_and_every_entry_is_exported() -> None:
+    """A name that is made up fails at the first scrape of its test, and no entry is a promise."""
+    exported = {family.name: family for family in SnapshotCollector(Snapshot, bool, dict).collect()}
+    counters = {name for name, entry in CATALOGUE.items() if entry.kind == "counter"}
+    assert {f"{name}_total" if f"{name}_total" in counters else name for name in exported} == CATALOGUE.keys()
+    assert all(family.documentation for family in exported.values())
+    with pytest.raises(LookupError, match="cdc_typo"):
+        list(SnapshotCollector(Snapshot, bool, lambda: {"cdc_typo": 1.0}).collect())
+
+
+def test_names_follow_the_conventions_of_prometheus() -> None:
+    """Counters end in _total, nothing else does, times and sizes have base units; no label per ship or channel."""
+    for name, entry in CATALOGUE.items():
+        assert name.startswith("cdc_")
+        assert name.endswith("_total") == (entry.kind == "counter"), name
+        assert entry.label not in {"ship", "ship_id", "channel", "channel_id"}
+        if entry.unit in {"seconds", "bytes"}:
+            assert name.removesuffix("_total").endswith(entry.unit), name
+
+
+def test_batch_sizes_are_a_histogram_of_samples() -> None:
+    """How full transactions are."""
+    sizes = Sizes()
+    for size in (0, 7, 40_000):
+        sizes.add(size)
+    found = samples(Snapshot(batch_sizes=sizes))
+    assert (found["cdc_batch_samples_count"], found["cdc_batch_samples_sum"]) == (3, 40_007)
+    assert (found["cdc_batch_samples_bucket,10"], found["cdc_batch_samples_bucket,50000"]) == (2, 3)
 
 
 def test_histograms_are_cumulative_and_complete() -> None:

@@ -83,7 +83,7 @@ def test_a_failed_connector_is_started_again_ever_more_rarely() -> None:
         world.now += 10
         world.look()
     assert 10 <= world.restarts <= 20
-    assert world.dog.gauges()["cdc_connector_restarts"] == world.restarts
+    assert world.dog.gauges()["cdc_connector_restarts_total"] == world.restarts
 
 
 @pytest.mark.parametrize(

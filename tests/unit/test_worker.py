@@ -26,13 +26,12 @@ Step = Callable[[int], None]
 class FakeConsumer:
     """Runs a test's code in each round."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, snapshot: Snapshot) -> None:
         self._step = step
+        self._snapshot = snapshot
         self.rounds = 0
         self.closed = 0
         self.collector_was_on = False
-        self.held_rows = 3
-        self.ready = True
 
     def step(self, wait_s: float) -> None:
         """One round."""
@@ -41,9 +40,10 @@ class FakeConsumer:
         self.collector_was_on |= gc.isenabled()
         self._step(self.rounds)
 
-    def lags(self) -> dict[int, int]:
+    def tell(self) -> Snapshot:
         """Some lag."""
-        return {0: self.rounds}
+        self._snapshot.lag, self._snapshot.held_rows, self._snapshot.ready = {0: self.rounds}, 3, True
+        return self._snapshot
 
     def close(self) -> None:
         """Count."""
@@ -74,15 +74,16 @@ def pipes() -> Iterator[tuple[Pipe, Pipe]]:
 
 def run(step: Step, pipe: Pipe) -> FakeConsumer:
     """Run a worker to its end in this process."""
-    consumer = FakeConsumer(step)
+    built = []
 
     def build(owner: str, snapshot: Snapshot) -> Consumer:
         assert str(os.getpid()) in owner
         snapshot.polled = 7
-        return cast("Consumer", consumer)
+        built.append(FakeConsumer(step, snapshot))
+        return cast("Consumer", built[0])
 
     worker.run_worker(build, LogSettings(), 0, pipe)
-    return consumer
+    return built[0]
 
 
 def received(pipe: Pipe) -> list[Any]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from cdc_consumer.assembly import Assembly, HoldLimits
 from cdc_consumer.consumer import Consumer
 from cdc_consumer.decoder import Decoder
+from cdc_consumer.meter import Meter
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.records import Records
 from cdc_consumer.settings import ConsumerSettings
@@ -124,8 +125,7 @@ class Member(Membership):
             cast("Decoder", world.decoder),
             Assembly(limits) if world.guard.low_water else HastyAssembly(limits),
             cast("Target", self.target),
-            self.counts,
-            self.clock,
+            Meter(self.counts, self.clock, self.clock),
             self.clock,
         )
 
@@ -303,7 +303,7 @@ class Delivery:
     def _drained(self, database: Database, members: list[Member]) -> bool:
         at_end = all(database.rows[p].next_offset == self.topic.end(p) for p in PARTITIONS)
         idle = all(member.consumer.ready and not member.source.before_read for member in members)
-        return at_end and idle and not any(member.consumer.held_rows for member in members)
+        return at_end and idle and not any(member.consumer._assembly.held_rows for member in members)
 
     def check(self) -> None:
         """The target is the source, every record is accounted for, and doing all of it again writes nothing."""

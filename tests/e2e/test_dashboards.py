@@ -1,0 +1,113 @@
+"""Every panel and every alert, asked of a real Prometheus that scrapes a real run."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from devstack.fleet import HistoryReport, LiveLoad, plan_fleet, write_history
+from devstack.service import free_port
+from tests.chain_pipeline import Pipeline
+from tests.doc_pages import ROOT
+from tests.prometheus import Prometheus, page_of_metrics, prometheus
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+
+KAFKA_EXPORTER = """\
+# TYPE kafka_consumergroup_lag gauge
+kafka_consumergroup_lag{consumergroup="narrow_to_wide",topic="changes",partition="0"} 7
+"""
+DEAD_VALUE = """
+INSERT INTO tenant.tbl_data_timeseries (ship_id, data_channel_id, created_time, long_v, value_format)
+VALUES (%s, 'a/b', 'infinity', 1, 'Integer')
+"""
+SHIPS = 2
+BUDGET = "cdc_slot_wal_budget_bytes"
+NOW = datetime.now(UTC).replace(tzinfo=None, second=0, microsecond=0)
+
+
+def panels() -> list[tuple[str, str]]:
+    """(where, expression) of every query of every dashboard, with its variables filled in."""
+    found = []
+    for path in sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
+            for target in panel.get("targets", []):
+                query = target["expr"].replace("$__rate_interval", "30s").replace("$group", ".*")
+                found.append((f"{path.stem}: {panel['title']}", query))
+    return found
+
+
+def history_of(source: str) -> HistoryReport:
+    """Some history to copy."""
+    history = write_history(source, plan_fleet(SHIPS, seed=3), 20_000, NOW - timedelta(hours=1))
+    with psycopg.connect(source, autocommit=True) as conn:
+        conn.execute("ANALYZE tenant.tbl_data_timeseries")
+    return history
+
+
+def test_every_panel_has_data_and_every_alert_can_be_asked(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A chain at work, a backfill, a verify, a dead cell: no panel of three dashboards is empty, no rule fails."""
+    history = history_of(pipeline.source)
+    pipeline.hand_off()
+    address = f"127.0.0.1:{free_port()}"
+    pipeline.consume(environment={"CDC_CONSUMER__HTTP_PORT": address.partition(":")[2]})
+    fleet = plan_fleet(SHIPS, seed=3)
+    with ExitStack() as stack:
+        exporter = stack.enter_context(page_of_metrics(KAFKA_EXPORTER))
+        server = stack.enter_context(prometheus(tmp_path, address, exporter))
+        pipeline.succeed("backfill", "run")
+        pipeline.verify()
+        with psycopg.connect(pipeline.source, autocommit=True) as conn:
+            conn.execute(DEAD_VALUE, [fleet.ships[0]])
+        stack.enter_context(LiveLoad(pipeline.source, fleet, start=NOW, rows_per_second=2_000))
+        assert history.rows
+        wait_for_data(server, unlimited=not wal_is_limited(pipeline.source))
+        assert server.label_values("consumergroup") == ["narrow_to_wide"]
+        rules_work(server)
+
+
+def wait_for_data(server: Prometheus, *, unlimited: bool) -> None:
+    """Wait until each panel has shown data; those that stay empty are named."""
+    missing = dict(enumerate(panels()))
+    if unlimited:  # documented: there is no budget to show then
+        missing = {number: panel for number, panel in missing.items() if panel[1] != f"min({BUDGET})"}
+
+    def look() -> bool:
+        for number, (_, expression) in list(missing.items()):
+            if server.has_data(expression):
+                del missing[number]
+        return not missing
+
+    try:
+        wait_until(look, "all panels have data", 60.0)
+    except AssertionError:
+        pytest.fail("\n".join(["no data:", *(f"{where}: {query}" for where, query in missing.values())]))
+
+
+def rules_work(server: Prometheus) -> None:
+    """Every rule has been evaluated without an error; what is recorded is there; alerts can be asked by hand."""
+    rules = server.rules()
+    wait_until(lambda: all(rule["health"] == "ok" for rule in server.rules()), "all rules were evaluated")
+    assert {rule["type"] for rule in rules} == {"recording", "alerting"}
+    for rule in rules:
+        found = server.query(rule["query"])
+        assert found or rule["type"] == "alerting", rule
+    firing = {rule["name"]: rule["state"] for rule in server.rules() if rule["type"] == "alerting"}
+    assert firing["CdcDeadCells"] == "firing"
+    assert (
+        firing["CdcConsumerDown"] == firing["CdcConnectorDown"] == firing["CdcVerifyRequired"] == "inactive"
+    )
+
+
+def wal_is_limited(source: str) -> bool:
+    """Whether the source's server has a limit for the WAL of slots."""
+    with psycopg.connect(source) as conn:
+        row: tuple[Any, ...] | None = conn.execute("SHOW max_slot_wal_keep_size").fetchone()
+    return row is not None and row[0] != "-1"
