@@ -21,15 +21,19 @@ from typing import Any
 from cdc_consumer.assembly import Assembly, HoldLimits
 from cdc_consumer.consumer import Consumer
 from cdc_consumer.decoder import Decoder, Epochs
+from cdc_consumer.fleet import read_fleet
 from cdc_consumer.governing import Governor
 from cdc_consumer.meter import Meter
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.monitor import Probe, serve
+from cdc_consumer.rates import EVERY_S as RATES_EVERY_S
+from cdc_consumer.rates import Rates
 from cdc_consumer.registration import RUNBOOK
 from cdc_consumer.registry import open_registry
 from cdc_consumer.settings import Settings
 from cdc_consumer.settle import Settler
 from cdc_consumer.source import Source
+from cdc_consumer.status_page import Sources, StatusPage
 from cdc_consumer.supervisor import Chore, Supervisor
 from cdc_consumer.target import Target
 from cdc_consumer.target_facts import TargetFacts, facts_of
@@ -114,19 +118,28 @@ def run(settings: Settings, report: Path | None = None) -> None:
     with ExitStack() as stack:
         settler = stack.enter_context(Settler.connect(settings))
         watchdog, facts = watch(settings, stream.hand_off), TargetFacts(facts_of(settings))
+        rates = Rates()
         supervisor = Supervisor(
             lambda number: _start_worker(settings, number),
             settings.consumer.processes,
-            _chores(settings, settler, watchdog, facts),
+            [
+                *_chores(settings, settler, watchdog, facts),
+                Chore("rates", RATES_EVERY_S, lambda: rates.note(supervisor.snapshot(), time.monotonic())),
+            ],
             settings.consumer.shutdown_s,
         )
         if settings.consumer.http_port:
-            probe = Probe(
+            watched = lambda: {**watchdog.gauges(), **facts.gauges()}  # noqa: E731 - used twice, right here
+            sources = Sources(
+                settings.pipeline.name,
                 supervisor.snapshot,
-                supervisor.alive_s,
                 supervisor.ready,
-                lambda: {**watchdog.gauges(), **facts.gauges()},
+                watched,
+                rates,
+                lambda: read_fleet(settings),
             )
+            page = StatusPage(settings.consumer, sources)
+            probe = Probe(supervisor.snapshot, supervisor.alive_s, supervisor.ready, watched, page.answer)
             server = serve(settings.consumer.http_host, settings.consumer.http_port, probe)
             stack.callback(server.shutdown)
         started = time.monotonic()

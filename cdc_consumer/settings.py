@@ -155,6 +155,10 @@ class ConsumerSettings(Section):
     shutdown_s: float = Field(20.0, gt=0, description="Seconds to finish after SIGTERM.")
     http_host: str = Field("127.0.0.1", description="Address for metrics and health.")
     http_port: int = Field(9180, ge=0, le=65_535, description="Port for metrics and health; 0 is off.")
+    status_page: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Status page at `/` of that port; auto: only where the address is loopback, for this machine.",
+    )
     dead_in_a_row: int = Field(100, ge=1, description="Stop after so many dead records in a row.")
     dead_share: float = Field(0.01, gt=0, le=1, description="Stop when this share of recent records is dead.")
     dead_window: int = Field(100_000, ge=100, description="How many recent records that share is taken of.")

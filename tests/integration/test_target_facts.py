@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
+from cdc_consumer.fleet import read_fleet
+from cdc_consumer.settings import load_settings
 from cdc_consumer.target_facts import TargetFacts, read_facts
 from tests.waiting import wait_until
+from tests.writer_samples import SHIP, SISTER, SPEED, created
 from tests.writer_world import WriterWorld
 from widetable.errors import UnreachableError
 
 pytest_plugins = ["tests.writer_fixture"]
 pytestmark = pytest.mark.postgres
+
+
+def us(text: str) -> int:
+    """Microseconds of a moment in UTC."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1_000_000
+
 
 WRITTEN = """
 INSERT INTO overflow_cell (ship_id, created_time, channel_id, reason)
@@ -32,6 +43,17 @@ INSERT INTO verified (pipeline, ship_id, verified_through, cells) VALUES
     ('other', 'S', now() AT TIME ZONE 'UTC' - interval '9 h', 1);
 INSERT INTO settled (pipeline, epoch, settled_lsn, updated_at) VALUES ('p', 1, '0/1', now() - interval '5 s');
 """
+
+
+PLANNED = f"""
+INSERT INTO plan (pipeline, ships, created_at) VALUES ('p', ARRAY['{SHIP}'], '2026-01-04 12:00Z');
+INSERT INTO slice (plan_id, slice_no, state, lower_us, upper_us) VALUES
+    (1, 1, 'done', NULL, {us("2026-01-02")}), (1, 2, 'done', {us("2026-01-02")}, {us("2026-01-03")}),
+    (1, 3, 'running', {us("2026-01-03")}, NULL);
+"""
+VERIFIED = (
+    "INSERT INTO verified (pipeline, ship_id, verified_through, cells) VALUES ('p', %s, '2026-01-02', 1)"
+)
 
 
 def test_an_empty_target_says_so(own_world: WriterWorld) -> None:
@@ -77,3 +99,22 @@ def test_a_target_that_is_away_leaves_no_old_numbers() -> None:
     for expected in ({}, {"cdc_overflow_cells": 2.0}, {}):
         facts._read_once()
         assert facts.gauges() == expected
+
+
+def test_ships_show_their_newest_moment_and_their_history(target_dsn: str, own_world: WriterWorld) -> None:
+    """Over all tables of a ship; open ends of plans reach from before the first bound until the plan was made."""
+    settings = load_settings(
+        {"CDC_SOURCE__DSN": target_dsn, "CDC_TARGET__DSN": target_dsn, "CDC_PIPELINE__NAME": "p"}
+    )
+    settings = settings.model_copy(update={"target": own_world.settings})
+    empty = read_fleet(settings)
+    assert (empty.newest_us, empty.span) == ({SHIP: None, SISTER: None}, None)
+    own_world.write([created("1", moment_us=5_000_000), created("2", SPEED, moment_us=9_000_000)])
+    own_world.conn.execute(PLANNED.encode())
+    own_world.conn.execute(VERIFIED, [SHIP])
+    fleet = read_fleet(settings)
+    assert fleet.newest_us == {SHIP: 9_000_000, SISTER: None}
+    assert fleet.span is not None
+    assert fleet.span.buckets == 4
+    assert fleet.history == {SHIP: "vdrr", SISTER: "...."}
+    assert fleet.facts()["history"]["days"] == ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04"]
