@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow as pa
 
-from cdc_consumer.metrics import Snapshot
+from cdc_consumer.metrics import Snapshot, runs
 from cdc_consumer.records import Records
 from widetable.applied import Applied
 from widetable.narrow import Decoded, Op
@@ -53,7 +53,8 @@ class Meter:
         self.counts.decoded += decoded.batch.num_rows
         self.counts.dead_records += len(decoded.dead)
         self.counts.filtered.update(decoded.filtered)
-        self.counts.transport_ms.add(np.maximum(self.wall_ms() - records.times_ms, 0))
+        starts, lengths = runs(records.times_ms)
+        self.counts.transport_ms.add(self.wall_ms() - records.times_ms[starts], lengths)
 
     def applied(self, applied: Applied, samples: pa.RecordBatch) -> None:
         """A batch was committed."""
@@ -64,12 +65,14 @@ class Meter:
         ops = np.bincount(samples.column("op").to_numpy(), minlength=len(OPS))
         counts.ops.update({name: int(number) for name, number in zip(OPS, ops, strict=True) if number})
         in_kafka, at_source = (samples.column(name).to_numpy() for name in ("record_ms", "source_ms"))
+        starts, lengths = runs(in_kafka, at_source)
+        in_kafka, at_source = in_kafka[starts], at_source[starts]
         for latencies, milliseconds in (
             (counts.capture_ms, in_kafka - at_source),
             (counts.apply_ms, now_ms - in_kafka),
             (counts.total_ms, now_ms - at_source),
         ):
-            latencies.add(np.maximum(milliseconds, 0))
+            latencies.add(milliseconds, lengths)
 
     def wall_ms(self) -> int:
         """Milliseconds since 1970."""

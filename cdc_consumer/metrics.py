@@ -22,18 +22,29 @@ BATCH_BUCKETS: Final = np.array([1, 10, 100, 1_000, 5_000, 10_000, 20_000, 50_00
 """Upper bounds of batch sizes, in samples."""
 
 
+def runs(*columns: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Where runs of equal entries (in all columns, of one length) start, and how long each is.
+
+    The records of a fetch share their time in Kafka, the rows of a transaction its commit: a batch has few runs.
+    """
+    changes = np.zeros(len(columns[0]), bool)
+    changes[:1] = True
+    for column in columns:
+        changes[1:] |= column[1:] != column[:-1]
+    starts = np.flatnonzero(changes)
+    return starts, np.diff(starts, append=len(changes))
+
+
 @dataclass(slots=True)
 class Latencies:
     """A histogram of milliseconds, weighted by events; two can be added."""
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(BUCKETS_MS) + 1, np.int64))
 
-    def add(self, milliseconds: npt.NDArray[np.int64]) -> None:
-        """Count one latency per event; runs of equal ones, as batches have, cost hardly more than one each."""
-        starts = np.flatnonzero(np.diff(milliseconds, prepend=milliseconds[:1] - 1))
-        runs = np.diff(starts, append=len(milliseconds))
-        bucket = np.searchsorted(BUCKETS_MS, milliseconds[starts])
-        self.counts += np.bincount(bucket, runs, minlength=len(self.counts)).astype(np.int64)
+    def add(self, milliseconds: npt.NDArray[np.int64], events: npt.NDArray[np.intp] | None = None) -> None:
+        """Count latencies, each of so many events, or of one; one below zero (clocks differ) counts as zero."""
+        bucket = np.searchsorted(BUCKETS_MS, milliseconds)
+        self.counts += np.bincount(bucket, events, minlength=len(self.counts)).astype(np.int64)
 
     def quantile(self, share: float) -> float | None:
         """The upper bound of the bucket that holds the quantile; None without events."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cdc_consumer.metrics import BUCKETS_MS, Latencies, Sizes, Snapshot, combined
+from cdc_consumer.metrics import BUCKETS_MS, Latencies, Sizes, Snapshot, combined, runs
 from widetable.applied import Applied
 
 
@@ -133,6 +133,19 @@ def test_latencies_beyond_the_last_bucket_are_counted() -> None:
     late = latencies(10**9)
     assert late.counts.sum() == 1
     assert late.quantile(0.5) == BUCKETS_MS[-1]
+
+
+def test_runs_of_equal_times_count_as_their_events() -> None:
+    """A batch of many samples costs few looks at the buckets, and no sample is lost."""
+    kafka = np.array([5, 5, 5, 9, 9, 9], np.int64)
+    source = np.array([1, 1, 2, 2, 2, 2], np.int64)
+    starts, lengths = runs(kafka, source)
+    assert (starts.tolist(), lengths.tolist()) == ([0, 2, 3], [2, 1, 3])
+    found, each = Latencies(), Latencies()
+    found.add(1_000 * kafka[starts], lengths)
+    each.add(1_000 * kafka)
+    assert found.counts.tolist() == each.counts.tolist()
+    assert [part.tolist() for part in runs(np.zeros(0, np.int64))] == [[], []]
 
 
 def test_no_events_are_no_latencies() -> None:
