@@ -7,9 +7,9 @@ nothing; a run resumes the open plan of its scope, and a scope that is copied al
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -25,7 +25,7 @@ from backfill.settings import Settings
 from widetable.barrier import require_barrier
 from widetable.control import check_control
 from widetable.errors import ConfigurationError, PartialError
-from widetable.hand_off import HandOff, read_hand_off
+from widetable.hand_off import HandOff, streaming_hand_off
 from widetable.postgres import Connection, connect_source, connect_target, retryable_errors
 from widetable.sampling import source_ships
 from widetable.verify import verified_summary, verify_due
@@ -108,6 +108,8 @@ class PlanStatus:
     plan: Plan
     totals: Totals
     failed: tuple[FailedSlice, ...]
+    ship_rows: Mapping[str, int] = field(default_factory=dict)  # copied
+    through_us: int | None = None  # all before it is copied; None: nothing or all is
 
 
 def propose(settings: Settings, request: Request) -> Proposal:
@@ -119,7 +121,7 @@ def propose(settings: Settings, request: Request) -> Proposal:
     """
     with _target(settings) as target, _source(settings) as source:
         wanted = _scope(target, request)
-        hand_off = _streaming(target, settings)
+        hand_off = streaming_hand_off(target, settings.pipeline.name)
         decision = _decide(target, settings, request, wanted, hand_off)
         warnings = _warnings(source, settings, request, wanted, hand_off)
         totals = ledger.totals(target, decision.resume.plan_id) if decision.resume else None
@@ -151,18 +153,18 @@ def run_backfill(settings: Settings, request: Request, proposal: Proposal, displ
     return Outcome(Report.of(totals, started_at, time.monotonic() - start_s), totals)
 
 
-def require_hand_off_or_flag(proposal: Proposal, request: Request) -> None:
+def require_hand_off_or_flag(hand_off: HandOff | None, *, no_handoff: bool) -> None:
     """A copy beside a stream needs the hand-off's barrier; one without a stream must be asked for by name.
 
     Raises:
         ConfigurationError: neither, or both.
     """
-    if proposal.hand_off is None and not request.no_handoff:
+    if hand_off is None and not no_handoff:
         raise ConfigurationError(
             "There is no hand-off yet, so changes made while history is copied could be lost: run"
             " `cdc-consumer init` first, or copy once without a change stream with --no-handoff."
         )
-    if proposal.hand_off is not None and request.no_handoff:
+    if hand_off is not None and no_handoff:
         raise ConfigurationError("This pipeline has a hand-off: leave --no-handoff away.")
 
 
@@ -178,6 +180,8 @@ def read_status(settings: Settings) -> list[PlanStatus]:
                 plan,
                 ledger.totals(target, plan.plan_id),
                 tuple(ledger.failed_slices(target, plan.plan_id)),
+                ledger.ship_rows(target, plan.plan_id),
+                ledger.copied_through(target, plan.plan_id),
             )
             for plan in sorted(found, key=lambda plan: -plan.plan_id)
         ]
@@ -198,11 +202,6 @@ def read_proven(settings: Settings) -> str:
 def _scope(target: Connection, request: Request) -> Scope:
     ships = choose_ships(request.ships, plans.live_ships(target))
     return Scope(ships, request.from_us, request.until_us)
-
-
-def _streaming(target: Connection, settings: Settings) -> HandOff | None:
-    hand_off = read_hand_off(target, settings.pipeline.name)
-    return None if hand_off is None or hand_off.ended else hand_off
 
 
 def _decide(

@@ -17,8 +17,11 @@ from backfill.app import (
     require_hand_off_or_flag,
     run_backfill,
 )
-from backfill.moments import parse_moment
+from backfill.export_command import export
+from backfill.import_command import import_
+from backfill.moment_type import Moment
 from backfill.progress import display
+from backfill.retry_command import retry
 from backfill.runner import require_complete
 from backfill.settings import Settings
 from backfill.status_command import status
@@ -51,19 +54,6 @@ def commands() -> None:
     History is cut into slices of time. Each slice and its record are one transaction of the target, so a run
     that was interrupted, in whatever way, is resumed by running it again.
     """
-
-
-class Moment(click.ParamType[int]):
-    """A timestamp without time zone."""
-
-    name = "timestamp"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Microseconds since 1970."""
-        try:
-            return value if isinstance(value, int) else parse_moment(str(value))
-        except ValueError as error:
-            self.fail(f"{value!r} is not a timestamp like 2025-01-31T08:00:00: {error}", param, ctx)
 
 
 def scope_options(command: F) -> F:
@@ -114,7 +104,7 @@ def run(workers: int | None, dry_run: bool, report: Path | None, **asked: Any) -
     """
     settings, request = _settings(workers), Request(**asked)
     proposal = propose(settings, request)
-    require_hand_off_or_flag(proposal, request)
+    require_hand_off_or_flag(proposal.hand_off, no_handoff=request.no_handoff)
     click.echo(proposal_text(proposal, slices=dry_run), err=not dry_run)
     if dry_run:
         return
@@ -145,6 +135,9 @@ def _copy(settings: Settings, request: Request, proposal: Proposal) -> Outcome:
 commands.add_command(status)
 commands.add_command(config_command(lambda: load_with_origins(Settings)))
 commands.add_command(verify)
+commands.add_command(retry)
+commands.add_command(import_)
+commands.add_command(export)
 
 
 def _settings(workers: int | None = None) -> Settings:

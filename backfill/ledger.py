@@ -7,9 +7,12 @@ whatever point; a worker that was taken for dead finds its attempt outdated and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Final
+
+from psycopg.types.json import Jsonb
 
 from backfill.planner import Bounds
 from backfill.plans import add_slices
@@ -57,6 +60,23 @@ class FailedSlice:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a slice held: narrow rows, in all and by ship, cells, and the snapshot that they were read in."""
+
+    rows: int = 0
+    cells: int = 0
+    snapshot: str = ""
+    ship_rows: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Copied) -> Copied:
+        """Both together; the later snapshot counts."""
+        ships = {**self.ship_rows}
+        for ship, rows in other.ship_rows.items():
+            ships[ship] = ships.get(ship, 0) + rows
+        return Copied(self.rows + other.rows, self.cells + other.cells, other.snapshot, ships)
+
+
 class SliceLostError(Exception):
     """Somebody else has this slice now, or its plan is gone: drop what was read."""
 
@@ -86,10 +106,15 @@ def lock(conn: Connection, claim: Claim) -> None:
         raise SliceLostError
 
 
-def mark_done(conn: Connection, claim: Claim, rows: int, cells: int, snapshot: str) -> None:
+def mark_done(conn: Connection, claim: Claim, copied: Copied) -> None:
     """Record that the data of the locked slice is part of this transaction."""
-    figures = {"rows": rows, "cells": cells, "snapshot": snapshot}
-    conn.execute(SQL["done"], figures | {"plan_id": claim.plan_id, "slice_no": claim.slice_no})
+    conn.execute(SQL["done"], _figures(copied) | {"plan_id": claim.plan_id, "slice_no": claim.slice_no})
+
+
+def mark_retried(conn: Connection, plan_id: int, failed: FailedSlice, copied: Copied) -> bool:
+    """Record that the data of a failed slice has been copied meanwhile; false if another run has it by now."""
+    key = {"plan_id": plan_id, "slice_no": failed.slice_no, "attempt": failed.attempt}
+    return conn.execute(SQL["retried"], _figures(copied) | key).rowcount == 1
 
 
 def split(conn: Connection, claim: Claim, parts: list[Bounds]) -> None:
@@ -152,6 +177,22 @@ def measured_pace(conn: Connection, pipeline: str) -> float | None:
     """Rows per second and worker of slices done before."""
     (pace,) = fetch_one(conn, SQL["pace"], pipeline)
     return None if pace is None else float(pace)
+
+
+def ship_rows(conn: Connection, plan_id: int) -> dict[str, int]:
+    """Narrow rows of each ship in the slices that are done; a ship without any is left out."""
+    return dict(conn.execute(SQL["ship_rows"], [plan_id]).fetchall())
+
+
+def copied_through(conn: Connection, plan_id: int) -> int | None:
+    """The moment before which everything is copied; None while nothing is, or when all is."""
+    row = conn.execute(SQL["through"], [plan_id]).fetchone()
+    return None if row is None else row[0]
+
+
+def _figures(copied: Copied) -> dict[str, object]:
+    ships = Jsonb(dict(copied.ship_rows))
+    return {"rows": copied.rows, "cells": copied.cells, "snapshot": copied.snapshot, "ship_rows": ships}
 
 
 def _key(claim: Claim) -> list[int]:

@@ -66,6 +66,12 @@ class Reading:
     batch: pa.RecordBatch
     snapshot: str
 
+    @property
+    def ship_rows(self) -> dict[str, int]:
+        """Number of rows of each ship."""
+        counted = pc.value_counts(self.batch.column("ship_id"))
+        return dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
+
 
 class TooLargeError(Exception):
     """A slice holds too much for one transaction.
@@ -100,10 +106,12 @@ class Reader:
                 ) from error
             raise UnreachableError(f"The source database does not answer: {_reason(error)}") from error
         self._limits = limits
-        self._parts: dict[str, sql.Composable] = {
-            "table": sql.Identifier(*source.table.split(".")),
-            "ships": sql.SQL("{}::text[]").format(sql.Literal(list(ships))),
-        }
+        self._parts: dict[str, sql.Composable] = {"table": sql.Identifier(*source.table.split("."))}
+        self.choose(ships)
+
+    def choose(self, ships: tuple[str, ...]) -> None:
+        """Read these ships from now on."""
+        self._parts["ships"] = sql.SQL("{}::text[]").format(sql.Literal(list(ships)))
 
     def close(self) -> None:
         """End the session; harmless when it is gone."""
@@ -135,6 +143,12 @@ class Reader:
             batch = _narrow_batch([*batches, *infinite])
             self._check_cells(bounds, batch)
             return Reading(batch, snapshot)
+
+    def count(self, bounds: Bounds) -> int:
+        """How many rows with a finite moment a range has; nothing is held."""
+        with self._transaction():
+            found = self._fetch("count", **_range(bounds))
+            return int(found["rows"]) if found else 0
 
     def slot_lag(self, slot: str) -> tuple[int, int | None] | None:
         """WAL bytes that a slot retains, and its budget if limited; None if this server has no such slot."""

@@ -6,8 +6,7 @@ transaction; a slice that proves too large is cut; one that keeps failing is giv
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
 import psycopg
@@ -15,13 +14,13 @@ import psycopg
 from backfill import ledger
 from backfill.brakes import Glance, lag_limit
 from backfill.job import Job, Note
-from backfill.ledger import Claim, SliceLostError
+from backfill.ledger import Claim, Copied, SliceLostError
 from backfill.planner import cut_evenly
 from backfill.reader import Reader, Reading, TooLargeError
-from widetable.apply import Applied, Origin, Writer
+from backfill.writing import apply_batch, in_layout, target_errors
+from widetable.apply import Origin, Writer
 from widetable.errors import (
     ConfigurationError,
-    LayoutChangedError,
     RetryableError,
     StoppedError,
     WideTableError,
@@ -29,8 +28,6 @@ from widetable.errors import (
 from widetable.hand_off import HandOff, read_hand_off
 from widetable.postgres import Connection, retryable_errors
 
-LAYOUT_TRIES: Final = 20
-"""Layout changes in a row that a slice waits out before it counts as a failed attempt."""
 IDLE_S: Final = 0.5
 """Between two looks for a slice while others hold the last ones or a retry is due."""
 
@@ -142,37 +139,23 @@ class Session:
             parts = cut_evenly(claim.bounds, size.first_us, size.last_us, size.parts)
             ledger.split(self._target, claim, parts)
             return
-        with _target_errors(claim):
+        with target_errors(f"writing slice {claim.slice_no}"):
             self._write(claim, reading)
         self.copied += 1
         self._job.rate.spend(reading.batch.num_rows)
 
     def _write(self, claim: Claim, reading: Reading) -> None:
-        """Data and ledger row in one transaction, again when the layout changed meanwhile."""
-        for _ in range(LAYOUT_TRIES):
-            try:
-                with self._target.transaction():
-                    ledger.lock(self._target, claim)
-                    self._hand_off()
-                    applied = self._apply(reading)
-                    rows, cells = reading.batch.num_rows, applied.applied + applied.overflow
-                    ledger.mark_done(self._target, claim, rows, cells, reading.snapshot)
-            except LayoutChangedError:
-                self._writer.load()
-            else:
-                return
-        raise RetryableError(
-            f"the layout changed {LAYOUT_TRIES} times while slice {claim.slice_no} was written"
-        )
+        """Data and ledger row in one transaction."""
 
-    def _apply(self, reading: Reading) -> Applied:
-        if reading.batch.num_rows == 0:
-            return Applied()
-        self._writer.begin()
-        applied = self._writer.apply(reading.batch, [], self._origin)
-        if not applied.balanced:
-            raise WideTableError(f"{applied} does not account for every row: a bug, nothing was written")
-        return applied
+        def write() -> None:
+            ledger.lock(self._target, claim)
+            self._hand_off()
+            applied = apply_batch(self._writer, reading.batch, self._origin)
+            cells = applied.applied + applied.overflow
+            copied = Copied(reading.batch.num_rows, cells, reading.snapshot, reading.ship_rows)
+            ledger.mark_done(self._target, claim, copied)
+
+        in_layout(self._target, self._writer, write, f"slice {claim.slice_no}")
 
     def _give_up(self, claim: Claim) -> None:
         """A slice that ends its workers time and again is not claimed for ever."""
@@ -183,21 +166,6 @@ class Session:
         wait_s = min(self._section.retry_wait_max_s, 2.0**claim.failures)
         with suppress(psycopg.Error):  # a lost connection: the next claim sees that the session is gone
             ledger.fail(self._target, claim, _said(error), self._section.attempts, wait_s)
-
-
-@contextmanager
-def _target_errors(claim: Claim) -> Iterator[None]:
-    """Sort what the target raises: a missing table or right stops all slices, an outage delays this one."""
-    try:
-        with retryable_errors(f"writing slice {claim.slice_no}"):
-            yield
-    except psycopg.Error as error:
-        if (error.sqlstate or "").startswith("42"):
-            raise ConfigurationError(
-                f"The target refuses to be written: {str(error).splitlines()[0]}."
-                " Run `cdc-consumer schema apply`, or grant the role what it lacks."
-            ) from error
-        raise
 
 
 def _said(error: Exception) -> str:

@@ -16,6 +16,7 @@ import click
 from psycopg import sql
 
 from backfill.app import read_proven, read_status
+from backfill.failed_command import show_failed
 from backfill.settings import Settings
 from backfill.texts import status_json, status_text
 from widetable import logs, state
@@ -36,10 +37,15 @@ SLOT: Final = load_statements(files("backfill") / "sql" / "source.sql")["slot"]
 @click.command()
 @watch_options
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
-def status(*, as_json: bool, watch: bool, interval: float) -> None:
+@click.option("--failed", is_flag=True, help="Only the slices that were given up.")
+@click.option("--csv", "as_csv", is_flag=True, help="With --failed: as the file that `backfill retry` reads.")
+def status(*, as_json: bool, failed: bool, as_csv: bool, watch: bool, interval: float) -> None:
     """Show all plans with their slices, why slices failed, and how far the ships are verified."""
     settings = load(Settings)
     logs.configure(settings.log)
+    if failed or as_csv:
+        show_failed(settings, failed=failed, as_csv=as_csv, as_json=as_json)
+        return
     indent = None if watch else 2
     look = (lambda: json.dumps(as_data(settings), indent=indent)) if as_json else (lambda: as_text(settings))
     show(look, watch=watch, interval=interval, plain=as_json)

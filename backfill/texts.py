@@ -51,6 +51,10 @@ def status_json(plans: list[PlanStatus]) -> list[dict[str, Any]]:
             "scope": _scope_json(status.plan.scope),
             "finished": status.plan.finished,
             **_totals_json(status.totals),
+            "copied_through": None if status.through_us is None else moment_text(status.through_us),
+            "ships": [
+                {"ship_id": ship, "rows": status.ship_rows.get(ship, 0)} for ship in status.plan.scope.ships
+            ],
             "failed_slices": [_failed_json(failed) for failed in status.failed],
         }
         for status in plans
@@ -101,11 +105,23 @@ def _status_lines(status: PlanStatus) -> Iterator[str]:
         f"  slices: {totals.done:,} of {totals.slices:,} done, {totals.running:,} running,"
         f" {totals.failed:,} failed; {totals.rows:,} rows copied, about {totals.rows_left:,} left"
     )
+    yield from _ship_lines(status)
     for failed in status.failed[:SHOWN]:
         where = Scope((), failed.bounds.lower_us, failed.bounds.upper_us).range_text
         yield f"  failed: slice {failed.slice_no} ({where}) after {failed.attempt} attempts: {failed.error}"
     if len(status.failed) > SHOWN:
         yield f"  … and {len(status.failed) - SHOWN:,} more failed (--json shows all)"
+
+
+def _ship_lines(status: PlanStatus) -> Iterator[str]:
+    """How much of each ship is copied; slices hold all ships, so they get on together."""
+    if status.through_us is not None:
+        yield f"  copied through {moment_text(status.through_us)}"
+    ships = status.plan.scope.ships
+    for ship in ships[:SHOWN]:
+        yield f"  ship {ship}: {status.ship_rows.get(ship, 0):,} rows copied"
+    if len(ships) > SHOWN:
+        yield f"  … and {len(ships) - SHOWN:,} more ships (--json shows all)"
 
 
 def _scope_json(scope: Scope) -> dict[str, Any]:

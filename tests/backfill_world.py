@@ -65,6 +65,15 @@ class World:
             backfill=BackfillSettings.model_validate(small | section),
         )
 
+    def empty(self) -> None:
+        """Forget all rows, plans and hand-offs; the layout stays."""
+        self.source.execute("TRUNCATE tenant.tbl_data_timeseries")
+        tables = [self.wide_table(ship, part.table_no) for ship in SHIPS for part in LISTS]
+        self.target.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(tables)))
+        self.target.execute(
+            "TRUNCATE plan, slice, hand_off, overflow_cell, dead_cell, deferred_index, correction_file, verified"
+        )
+
     def reconnect_source(self) -> Connection:
         """One more session on the source."""
         return connect_source(self.settings().source, "test")

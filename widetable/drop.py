@@ -25,7 +25,18 @@ from widetable.statements import load_statements
 from widetable.wide_table import table_name
 
 SQL: Final = load_statements(files("widetable") / "sql" / "drop.sql")
-FORGET: Final = ("overflow", "verified", "plans", "ships", "channels", "rules", "systems", "layout")
+FORGET: Final = (
+    "overflow",
+    "deferred_indexes",
+    "corrections",
+    "verified",
+    "plans",
+    "ships",
+    "channels",
+    "rules",
+    "systems",
+    "layout",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,12 @@ def read_hand_off(conn: Connection, pipeline: str) -> HandOff | None:
     return epochs[-1] if epochs else None
 
 
+def streaming_hand_off(conn: Connection, pipeline: str) -> HandOff | None:
+    """The epoch that streams; None before the first `init` and after `teardown`."""
+    hand_off = read_hand_off(conn, pipeline)
+    return None if hand_off is None or hand_off.ended else hand_off
+
+
 def require_hand_off(conn: Connection, pipeline: str) -> HandOff:
     """The epoch that streams.
 

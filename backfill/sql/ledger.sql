@@ -61,7 +61,7 @@ SELECT FROM slice WHERE plan_id = %s AND slice_no = %s AND attempt = %s AND stat
 
 -- done --
 UPDATE slice SET state = 'done', rows = %(rows)s, cells = %(cells)s, snapshot = %(snapshot)s, error = NULL,
-                 done_at = clock_timestamp()
+                 ship_rows = %(ship_rows)s, done_at = clock_timestamp()
 WHERE plan_id = %(plan_id)s AND slice_no = %(slice_no)s
 
 -- split --
@@ -108,3 +108,20 @@ FROM slice WHERE plan_id = %s AND state = 'failed' ORDER BY slice_no LIMIT %s
 SELECT sum(rows) / nullif(sum(extract(epoch FROM done_at - started_at)), 0)
 FROM slice JOIN plan USING (plan_id)
 WHERE pipeline = %s AND state = 'done' AND rows > 0
+
+-- retried --
+-- A failed slice whose data was copied outside of any claim, all ships of it.
+UPDATE slice SET state = 'done', attempt = attempt + 1, worker = 'retry', rows = %(rows)s, cells = %(cells)s,
+                 snapshot = %(snapshot)s, ship_rows = %(ship_rows)s, done_at = clock_timestamp(), error = NULL
+WHERE plan_id = %(plan_id)s AND slice_no = %(slice_no)s AND attempt = %(attempt)s AND state = 'failed'
+
+-- ship_rows --
+SELECT key, sum(value::bigint)::bigint
+FROM slice, jsonb_each_text(ship_rows)
+WHERE plan_id = %s AND state = 'done'
+GROUP BY key
+
+-- through --
+-- Slices follow each other in time: all before the first one that is not done is copied. NULL: nothing, or all.
+SELECT lower_us FROM slice WHERE plan_id = %s AND state NOT IN ('done', 'split')
+ORDER BY lower_us NULLS FIRST LIMIT 1

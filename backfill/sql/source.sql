@@ -69,6 +69,11 @@ SELECT ship_id, data_channel_id AS channel_id, created_time, value_format::text,
 FROM {table}
 WHERE created_time >= {lower} AND created_time < {upper} AND ship_id = ANY ({ships})
 
+-- count --
+SELECT count(*) AS rows
+FROM {table}
+WHERE created_time >= {lower} AND created_time < {upper} AND ship_id = ANY ({ships})
+
 -- infinite --
 -- Moments that int64 microseconds can't say; on the way of the stream they come as these two numbers.
 SELECT ship_id, data_channel_id AS channel_id,

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection as Pipe
 
 import pytest
 
-from backfill import ledger, plans, session, worker
+from backfill import ledger, plans, worker
 from backfill.brakes import RateLimit
 from backfill.job import Job, Note
 from backfill.ledger import SliceLostError
@@ -19,6 +19,7 @@ from backfill.plans import Plan
 from backfill.scope import Scope
 from backfill.session import Session
 from backfill.worker import open_session
+from backfill.writing import target_errors
 from tests.backfill_world import CHANNELS, SHIPS, World, wait_until
 from widetable.errors import ConfigurationError, RetryableError, StoppedError
 from widetable.hand_off import end_epoch
@@ -115,7 +116,7 @@ def test_a_slice_being_written_is_claimed_by_nobody(desk: Desk) -> None:
         numbers = [ledger.claim_next(other._target, desk.plan.plan_id, "other", 900) for _ in range(3)]
         assert [found.slice_no if found else None for found in numbers] == [2, 3, None]
     ledger.free_stuck(other._target, desk.plan.plan_id, lease_s=900)
-    with pytest.raises(RetryableError), session._target_errors(claim):
+    with pytest.raises(RetryableError), target_errors("writing"):
         stuck._target.execute("SELECT 1")
     taken = ledger.claim_next(other._target, desk.plan.plan_id, "other", 900)
     assert taken is not None

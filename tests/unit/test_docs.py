@@ -29,7 +29,15 @@ PROGRAMS: dict[str, click.Command] = {
     "python -m devstack": devstack,
 }
 SETTINGS = {name for model in (ConsumerSettings, BackfillSettings) for name, _ in variables(model)}
-PLACEHOLDERS = {"N": "2", "ROWS": "1000", "SHIP": "IMO9976903", "FOLDER": "channels", "…": "x"}
+PLACEHOLDERS = {
+    "N": "2",
+    "ROWS": "1000",
+    "SHIP": "IMO9976903",
+    "FOLDER": "channels",
+    "failed.csv": "README.md",
+    "corrections/": "docs",
+    "…": "x",
+}
 """Words that stand for a value in a shown command line."""
 
 
@@ -123,6 +131,10 @@ def test_the_readme_shows_every_command_by_hand() -> None:
     blocks = "\n".join(PAGE_OF["README.md"].blocks("sh"))
     wanted = {*PRODUCT_COMMANDS, *(f"python -m devstack.fleet {part}" for part in fleet.commands)}
     assert {name for name in wanted if name not in blocks} == {
+        "backfill retry",
+        "backfill import",
+        "backfill export",
+    } | {
         f"cdc-consumer {name}"
         for name in (
             "logs",

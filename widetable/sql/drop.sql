@@ -10,10 +10,17 @@ SELECT coalesce(nullif(a.application_name, ''), 'a session'), a.pid
 FROM pg_stat_activity a
 WHERE EXISTS (SELECT FROM offset_ledger l WHERE l.backend_pid = a.pid AND l.backend_start = a.backend_start)
    OR EXISTS (SELECT FROM slice s WHERE s.state = 'running' AND s.backend_pid = a.pid AND s.backend_start = a.backend_start)
+   OR EXISTS (SELECT FROM writer_session w WHERE w.backend_pid = a.pid AND w.backend_start = a.backend_start)
 ORDER BY a.pid
 
 -- overflow --
 DELETE FROM overflow_cell
+
+-- deferred_indexes --
+DELETE FROM deferred_index
+
+-- corrections --
+DELETE FROM correction_file
 
 -- verified --
 DELETE FROM verified

@@ -8,9 +8,10 @@ WHERE l.pipeline = %(pipeline)s AND l.topic_id = %(topic_id)s AND l.partition = 
   AND l.backend_pid = ANY (pg_blocking_pids(%(waiting_pid)s))
 
 -- end_lesser --
--- A slice of history in work, or a resync.
+-- A slice of history in work, a retry or import, or a resync.
 SELECT a.pid, pg_terminate_backend(a.pid)
 FROM (SELECT backend_pid, backend_start FROM slice WHERE state = 'running'
+      UNION SELECT backend_pid, backend_start FROM writer_session
       UNION SELECT backend_pid, backend_start FROM resync) AS lesser
 JOIN pg_stat_activity a ON (a.pid, a.backend_start) = (lesser.backend_pid, lesser.backend_start)
 WHERE a.pid = ANY (pg_blocking_pids(%(waiting_pid)s))

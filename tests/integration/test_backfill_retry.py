@@ -1,0 +1,205 @@
+"""`backfill retry`: failed ranges of a file and of the ledger are copied again, and what is left is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backfill import plans, retry_command
+from backfill.copier import Copier
+from backfill.ledger import Copied
+from backfill.planner import Bounds
+from backfill.retry import Retry, Tally
+from backfill.scope import Scope
+from tests.backfill_world import CHANNELS, SHIPS, World
+from widetable.errors import ExitCode, RetryableError, StoppedError
+
+pytest_plugins = ["tests.backfill_fixture"]
+pytestmark = pytest.mark.postgres
+
+MINUTE_US = 60_000_000
+START_US = 1_735_689_600_000_000  # 2025-01-01
+PARTS = [
+    Bounds(None, START_US + MINUTE_US, 72),
+    Bounds(START_US + MINUTE_US, START_US + 2 * MINUTE_US, 72),
+    Bounds(START_US + 2 * MINUTE_US, None, 72),
+]
+PER_MINUTE = 4 * len(CHANNELS)
+"""Rows of one ship."""
+
+
+@pytest.fixture
+def failed(emptied: World) -> World:
+    """Three minutes of samples behind a hand-off; of three slices, the second and third were given up."""
+    emptied.fill(12)
+    emptied.hand_off()
+    plans.add_plan(emptied.target, "narrow_to_wide", 1, Scope(SHIPS), PARTS)
+    emptied.target.execute(
+        "UPDATE slice SET state = 'failed', attempt = 8, error = 'no luck' WHERE slice_no > 1"
+    )
+    emptied.target.execute("UPDATE slice SET state = 'done' WHERE slice_no = 1")
+    return emptied
+
+
+def second_and_third(world: World) -> dict[tuple[str, str, str], str]:
+    """The cells of the failed slices."""
+    return {key: value for key, value in world.narrow_cells().items() if key[1] >= "2025-01-01 00:01:00"}
+
+
+def test_failed_chunks_are_not_done_until_their_data_is_there(
+    failed: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The predecessor marked failed chunks done. Here a slice stays failed, retried or not, until it is copied."""
+    assert failed.backfill("retry", "--dry-run") == ExitCode.DONE
+    out, err = capsys.readouterr()
+    assert f"Would copy 2 ranges, {2 * 3 * PER_MINUTE} rows" in out
+    assert f"slice 2: {3 * PER_MINUTE} rows of {', '.join(SHIPS)}" in err
+    assert failed.states() == {"done": 1, "failed": 2}
+    assert failed.wide_cells() == {}
+    assert failed.backfill("retry") == ExitCode.DONE
+    assert "2 failed slices done" in capsys.readouterr().out
+    assert failed.states() == {"done": 3}
+    assert failed.wide_cells() == second_and_third(failed)
+    assert failed.one("SELECT finished_at IS NOT NULL FROM plan") is True
+    assert failed.one("SELECT ship_rows FROM slice WHERE slice_no = 2") == dict.fromkeys(SHIPS, PER_MINUTE)
+    assert failed.backfill("retry") == ExitCode.DONE
+    assert "Copied 0 ranges" in capsys.readouterr().out
+
+
+def test_the_list_of_failed_slices_goes_back_into_retry(
+    failed: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`status --failed --csv` writes what `retry FILE` reads; a slice is done with the last of its ships."""
+    assert failed.backfill("status", "--failed", "--csv") == ExitCode.DONE
+    listed = capsys.readouterr().out
+    assert listed.splitlines()[:2] == [
+        "ship,start,end",
+        f"{SHIPS[0]},2025-01-01T00:01:00,2025-01-01T00:02:00",
+    ]
+    assert listed.splitlines()[-1] == f"{SHIPS[-1]},2025-01-01T00:02:00,"
+    file = tmp_path / "failed.csv"
+    file.write_text(listed)
+    assert failed.backfill("retry", str(file), "--ship-id", SHIPS[0]) == ExitCode.DONE
+    assert "4 ranges of other ships passed over" in capsys.readouterr().out
+    assert failed.states() == {"done": 1, "failed": 2}
+    assert failed.backfill("retry", str(file), "--delay", "0.01") == ExitCode.DONE
+    assert "2 failed slices done" in capsys.readouterr().out
+    assert failed.states() == {"done": 3}
+    assert failed.wide_cells() == second_and_third(failed)
+    assert [path.name for path in tmp_path.iterdir()] == ["failed.csv"]
+
+
+def test_bad_lines_are_left_over_and_the_good_ones_done(
+    failed: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with file and line; the still-failed file has the same format, byte for byte; exit 5."""
+    good = f"{SHIPS[1]},2025-01-01T00:00:00,2025-01-01T00:01:00\r\n"
+    bad = [
+        "IMO42,2025-01-01,2025-01-02\r\n",
+        f"{SHIPS[0]},2025-01-02\r\n",
+        f"{SHIPS[0]},2025-01-02,2025-01-01\r\n",
+    ]
+    file = tmp_path / "failed.csv"
+    file.write_text("\ufeffship,start,end\r\n" + bad[0] + good + bad[1] + bad[2], newline="")
+    assert failed.backfill("retry", str(file)) == ExitCode.PARTIAL
+    out, err = capsys.readouterr()
+    assert [f"{file}:{line}: " in err for line in (2, 3, 4, 5)] == [True, False, True, True]
+    assert f"Copied 1 ranges, {PER_MINUTE} rows, 3 bad lines" in out
+    left = tmp_path / "failed.still-failed.csv"
+    assert str(left) in err
+    assert left.read_bytes().decode() == "ship,start,end\n" + "".join(bad)
+    assert {key[0] for key in failed.wide_cells()} == {SHIPS[1]}
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    assert failed.backfill("retry", str(empty)) == ExitCode.PARTIAL
+    assert f"{empty}:1: the file is empty" in capsys.readouterr().err
+
+
+def test_a_range_that_fails_again_costs_no_other(
+    failed: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left over; what stops everything leaves all that was not tried."""
+    copy = Copier.copy
+
+    def fails(self: Copier, ships: tuple[str, ...], bounds: Bounds) -> Copied:
+        if bounds.lower_us == PARTS[1].lower_us:
+            raise RetryableError("no luck again")
+        return copy(self, ships, bounds)
+
+    monkeypatch.setattr(Copier, "copy", fails)
+    left = tmp_path / "left.csv"
+    assert failed.backfill("retry", "--still-failed", str(left)) == ExitCode.PARTIAL
+    assert "slice 2: no luck again" in capsys.readouterr().err
+    assert failed.states() == {"done": 2, "failed": 1}
+    assert left.read_text().count("2025-01-01T00:01:00,2025-01-01T00:02:00\n") == len(SHIPS)
+
+    def stops(_self: Copier, _ships: tuple[str, ...], _bounds: Bounds) -> Copied:
+        raise StoppedError("another cluster")
+
+    monkeypatch.setattr(Copier, "copy", stops)
+    monkeypatch.chdir(tmp_path)
+    assert failed.backfill("retry", "left.csv") == ExitCode.STOPPED
+    assert Path("left.still-failed.csv").read_text() == left.read_text()
+
+
+def test_a_signal_leaves_what_was_not_tried(
+    failed: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The range in work is finished, the others are left over."""
+    copy = Copier.copy
+
+    class Interrupted(Retry):
+        """Hears a signal while the first range is in work."""
+
+        def run(self) -> Tally:
+            """Interrupted in its first copy."""
+
+            def once(copier: Copier, ships: tuple[str, ...], bounds: Bounds) -> Copied:
+                self._wish.hear(2, None)
+                return copy(copier, ships, bounds)
+
+            monkeypatch.setattr(Copier, "copy", once)
+            return super().run()
+
+    monkeypatch.setattr(retry_command, "Retry", Interrupted)
+    left = tmp_path / "left.csv"
+    assert failed.backfill("retry", "--still-failed", str(left), "--delay", "60") == ExitCode.PARTIAL
+    assert "1 ranges not tried" in capsys.readouterr().out
+    assert failed.states() == {"done": 2, "failed": 1}
+    assert len(left.read_text().splitlines()) == 1 + len(SHIPS)
+
+
+def test_large_ranges_are_cut_and_outages_waited_for(
+    failed: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A range of many slices is copied part by part, over new sessions where one is lost."""
+    failed.fill(400, start="2025-02-01")
+    file = tmp_path / "failed.csv"
+    file.write_text(f"{SHIPS[0]},2025-02-01,2025-03-01\n")
+    broken = iter([True])
+    once = Copier._once
+
+    def breaks(self: Copier, *arguments: object) -> Copied:
+        if next(broken, False):
+            failed.target.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE application_name = 'backfill retry' AND datname = current_database()"
+            )
+        return once(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Copier, "_once", breaks)
+    assert failed.backfill("retry", str(file)) == ExitCode.DONE
+    wanted = {k: v for k, v in failed.narrow_cells().items() if k[0] == SHIPS[0] and k[1] >= "2025-02"}
+    assert failed.wide_cells() == wanted
+    assert failed.one("SELECT count(*) FROM writer_session") == 0
+
+
+def test_retry_wants_the_hand_off_that_run_wants(emptied: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without one it must be asked for by name; --csv belongs to --failed."""
+    assert emptied.backfill("retry") == ExitCode.CONFIGURATION
+    assert "--no-handoff" in capsys.readouterr().err
+    assert emptied.backfill("retry", "--no-handoff") == ExitCode.DONE
+    assert emptied.backfill("status", "--csv") == ExitCode.USAGE
+    assert emptied.backfill("status", "--failed") == ExitCode.DONE
+    assert "No failed slices" in capsys.readouterr().out
