@@ -104,7 +104,7 @@ class PatientWriter:
         section = self._settings.backfill
         for attempt in range(section.attempts):
             try:
-                with target_errors(f"`backfill {self._command}`"):
+                with target_errors(f"backfill {self._command}"):
                     return work(*self._session())
             except (RetryableError, UnreachableError):
                 self.close()
