@@ -45,7 +45,8 @@ def hold(
         query = sql.SQL(
             "INSERT INTO {} (created_time, {}, {}) SELECT timestamp '2025-01-01' + n * interval '15 s',"
             " CASE WHEN {} = 1 OR n %% {} = 0 THEN n::text END,"
-            " 'x, \"' || n || E'\"\\n' || repeat('-', {}) FROM generate_series(0, %s) n WHERE {} <> 2 OR n %% {} = 0"
+            " 'x, \"' || n || E'\"\\n' || repeat('-', {}) FROM generate_series(0, %s) n"
+            " WHERE {} <> 2 OR n %% {} = 0"
         ).format(
             world.wide_table(SHIP, table_no),
             sql.Identifier(first),
