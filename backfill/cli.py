@@ -19,6 +19,7 @@ from backfill.app import (
 )
 from backfill.export_command import export
 from backfill.import_command import import_
+from backfill.indexes import deferred_indexes
 from backfill.moment_type import Moment
 from backfill.progress import display
 from backfill.retry_command import retry
@@ -93,11 +94,21 @@ def plan(workers: int | None, as_json: bool, **asked: Any) -> None:
 @click.option("--no-handoff", is_flag=True, help="Copy once without a change stream: no `cdc-consumer init`.")
 @click.option("--replace", is_flag=True, help="Give up open plans that overlap, and plan anew.")
 @click.option(
+    "--defer-indexes",
+    is_flag=True,
+    help="Drop secondary indexes of the wide tables; build them after the load.",
+)
+@click.option(
+    "--brin", is_flag=True, help="After the load, build BRIN indexes on created_time where there is none."
+)
+@click.option(
     "--report",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write figures as JSON here.",
 )
-def run(workers: int | None, dry_run: bool, report: Path | None, **asked: Any) -> None:
+def run(
+    workers: int | None, dry_run: bool, defer_indexes: bool, brin: bool, report: Path | None, **asked: Any
+) -> None:
     """Copy history, or go on with a copy that was interrupted.
 
     Exits 0 when everything asked for is copied, 5 when it was stopped or slices failed.
@@ -108,10 +119,16 @@ def run(workers: int | None, dry_run: bool, report: Path | None, **asked: Any) -
     click.echo(proposal_text(proposal, slices=dry_run), err=not dry_run)
     if dry_run:
         return
-    _finish(settings, request, proposal, report)
-    if proposal.resumes_fewer_ships and not (rest := propose(settings, request)).nothing_to_do:
-        click.echo(proposal_text(rest, slices=False), err=True)
-        _finish(settings, request, rest, report)
+    ships, drop = proposal.wanted.ships, defer_indexes and not proposal.nothing_to_do
+    with deferred_indexes(settings, ships, _say, drop=drop, brin=brin):
+        _finish(settings, request, proposal, report)
+        if proposal.resumes_fewer_ships and not (rest := propose(settings, request)).nothing_to_do:
+            click.echo(proposal_text(rest, slices=False), err=True)
+            _finish(settings, request, rest, report)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _finish(settings: Settings, request: Request, proposal: Proposal, report: Path | None) -> None:

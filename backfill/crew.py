@@ -17,7 +17,7 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Final, Self
 
-from backfill.brakes import RateLimit
+from backfill.brakes import Pace, RateLimit
 from backfill.job import Fatal, Job, Note
 from backfill.plans import Plan
 from backfill.settings import Settings
@@ -38,6 +38,7 @@ class Crew:
         self._context = get_context("spawn")
         self._stop = self._context.Event()
         self._rate = RateLimit(rows_per_s, self._context.Value("d", 0.0))
+        self._pace = Pace(self._context.Value("d", 1.0))
         self._pipes: dict[SpawnProcess, Pipe] = {}
         self._numbers = count(1)
         self._deaths = 0
@@ -70,6 +71,10 @@ class Crew:
                 pipe.close()
                 yield from self._replace(process)
 
+    def slow_down(self, share: float) -> None:
+        """Let the workers copy for this share of the time; 0 is a pause."""
+        self._pace.share.value = share
+
     def stop(self) -> None:
         """Ask all to end after their slice."""
         self._stop.set()
@@ -85,7 +90,7 @@ class Crew:
     def _start(self) -> None:
         ours, theirs = self._context.Pipe(duplex=False)
         name = f"{self.run}{next(self._numbers)}"
-        job = Job(self._settings, self._plan, name, self._stop, self._rate, theirs)
+        job = Job(self._settings, self._plan, name, self._stop, self._rate, self._pace, theirs)
         process = self._context.Process(target=run_worker, args=(job,), name=name)
         process.start()
         theirs.close()

@@ -47,8 +47,8 @@ class Speed:
 class Display(Protocol):
     """Shows a run to whoever watches."""
 
-    def show(self, totals: Totals) -> None:
-        """The plan as it is now."""
+    def show(self, totals: Totals, brake: str = "") -> None:
+        """The plan as it is now, and what slows it down."""
 
     def note(self, text: str) -> None:
         """Something worth a line of its own."""
@@ -67,9 +67,9 @@ class Bar:
         self._task = self._bar.add_task("starting", total=None)
         self._bar.start()
 
-    def show(self, totals: Totals) -> None:
+    def show(self, totals: Totals, brake: str = "") -> None:
         """Move the bar: it measures rows, for slices differ."""
-        text = describe(totals, self._speed.update(time.monotonic(), totals.run_rows))
+        text = describe(totals, self._speed.update(time.monotonic(), totals.run_rows), brake)
         whole = max(1, totals.rows + totals.rows_left)
         self._bar.update(self._task, description=text, total=whole, completed=totals.rows)
 
@@ -90,13 +90,13 @@ class Lines:
         self._last_s = 0.0
         self._last_note = ""
 
-    def show(self, totals: Totals) -> None:
+    def show(self, totals: Totals, brake: str = "") -> None:
         """A line, if the last one is old enough."""
         now_s = time.monotonic()
         speed = self._speed.update(now_s, totals.run_rows)
         if now_s - self._last_s >= LINE_EVERY_S:
             self._last_s = now_s
-            log.info(describe(totals, speed))
+            log.info(describe(totals, speed, brake))
 
     def note(self, text: str) -> None:
         """A line at once; the same one twice in a row is said once."""
@@ -114,8 +114,8 @@ def display(settings: LogSettings) -> Display:
     return Bar(Console(stderr=True)) if wanted and sys.stderr.isatty() else Lines()
 
 
-def describe(totals: Totals, rows_per_s: float) -> str:
-    """One line: slices, rows, speed, time left."""
+def describe(totals: Totals, rows_per_s: float, brake: str = "") -> str:
+    """One line: slices, rows, speed, time left, what slows it down."""
     parts = [
         f"slices {totals.done:,}/{totals.slices:,}",
         f"{totals.rows:,} rows",
@@ -125,6 +125,8 @@ def describe(totals: Totals, rows_per_s: float) -> str:
         parts.append(f"about {duration(totals.rows_left / rows_per_s)} left")
     if totals.failed:
         parts.append(f"{totals.failed:,} failed")
+    if brake:
+        parts.append(brake)
     return ", ".join(parts)
 
 

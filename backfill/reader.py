@@ -150,12 +150,6 @@ class Reader:
             found = self._fetch("count", **_range(bounds))
             return int(found["rows"]) if found else 0
 
-    def slot_lag(self, slot: str) -> tuple[int, int | None] | None:
-        """WAL bytes that a slot retains, and its budget if limited; None if this server has no such slot."""
-        with self._transaction():
-            found = self._fetch("slot", slot=sql.Literal(slot))
-            return (found["retained"], found["budget"]) if found else None
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """A transaction that is always rolled back: nothing is written here."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final
@@ -17,13 +17,14 @@ from typing import Final
 import psycopg
 
 from backfill import ledger
-from backfill.brakes import Glance
+from backfill.brakes import Glance, Governor
 from backfill.crew import Crew
 from backfill.job import Fatal
 from backfill.ledger import Totals
 from backfill.plans import Plan
 from backfill.progress import Display
 from backfill.settings import Settings
+from backfill.source_watch import SourceWatch
 from widetable.control import use_control
 from widetable.errors import (
     ConfigurationError,
@@ -33,10 +34,12 @@ from widetable.errors import (
     UnreachableError,
     WideTableError,
 )
+from widetable.hand_off import streaming_hand_off
 from widetable.postgres import Connection, connect_target
 
 POLL_S: Final = 0.1
 LOOK_S: Final = 0.5
+SOURCE_LOOK_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 2
 """Nobody who presses Ctrl+C waits for a database that is away."""
 ERRORS: Final[dict[ExitCode, type[WideTableError]]] = {
@@ -86,6 +89,16 @@ class Watch:
             use_control(self._conn, self._settings.target.control_schema)
         return ledger.totals(self._conn, self._plan.plan_id, self._run)
 
+    def slot(self) -> str | None:
+        """The slot that the stream reads; None where there is none, or the target is away."""
+        if self._conn is None:
+            return None
+        try:
+            hand_off = streaming_hand_off(self._conn, self._settings.pipeline.name)
+        except psycopg.Error:
+            return None
+        return hand_off.slot if hand_off else None
+
     def conclude(self) -> Totals:
         """Close the plan if every slice is done; the totals at the end."""
         totals = self.read()
@@ -108,18 +121,43 @@ def run_plan(settings: Settings, plan: Plan, rows_per_s: float | None, display: 
         StoppedError: the source is another cluster, or the hand-off changed under the copy.
         UnreachableError: the target went away at the very end; the next run closes the plan.
     """
-    with listening() as wish, Crew(settings, plan, rows_per_s) as crew:
-        watch = Watch(settings, plan, crew.run)
-        try:
-            _supervise(settings, crew, watch, wish, display)
-            if crew.fatal:
-                raise _error(crew.fatal)
-            return watch.conclude()
-        finally:
-            watch.close()
+    crew = Crew(settings, plan, rows_per_s)
+    watch, brake = Watch(settings, plan, crew.run), Brake(settings, crew)
+    with listening() as wish, closing(watch), closing(brake):
+        watch.look()
+        brake.look(watch.slot())  # before the first slice
+        with crew:
+            _supervise(settings, crew, watch, wish, display, brake)
+        if crew.fatal:
+            raise _error(crew.fatal)
+        return watch.conclude()
 
 
-def _supervise(settings: Settings, crew: Crew, watch: Watch, wish: Wish, display: Display) -> None:
+class Brake:
+    """Looks at the source now and then, and slows the workers down."""
+
+    def __init__(self, settings: Settings, crew: Crew) -> None:
+        section = settings.backfill
+        self._governor = Governor(
+            section.source_sessions, section.source_waits, section.slot_lag_bytes, section.governor
+        )
+        self._crew, self._source, self._glance = crew, SourceWatch(settings.source), Glance(SOURCE_LOOK_S)
+
+    def look(self, slot: str | None) -> str:
+        """What slows the copy down now; while the source is away, what did."""
+        if self._glance.due() and (load := self._source.look(slot)):
+            self._governor.look(load)
+            self._crew.slow_down(self._governor.share)
+        return self._governor.text
+
+    def close(self) -> None:
+        """End the session on the source."""
+        self._source.close()
+
+
+def _supervise(
+    settings: Settings, crew: Crew, watch: Watch, wish: Wish, display: Display, brake: Brake
+) -> None:
     """Until the last worker has ended."""
     deadline_s: float | None = None
     glance = Glance(LOOK_S)
@@ -127,7 +165,8 @@ def _supervise(settings: Settings, crew: Crew, watch: Watch, wish: Wish, display
         for note in crew.listen(POLL_S):
             display.note(note.text)
         if glance.due():
-            display.show(watch.look())
+            totals = watch.look()
+            display.show(totals, brake.look(watch.slot()))
         if wish.signals and deadline_s is None:
             display.note("stopping after the slices in work; once more to stop at once")
             deadline_s = time.monotonic() + settings.backfill.shutdown_s
@@ -136,26 +175,30 @@ def _supervise(settings: Settings, crew: Crew, watch: Watch, wish: Wish, display
             crew.kill()
 
 
+class UnfinishedError(PartialError):
+    """A run was stopped before its end: slices are open, and another run goes on with them."""
+
+
 def require_complete(totals: Totals) -> None:
     """Say what is not done.
 
     Raises:
-        PartialError: slices were given up or are still open.
+        PartialError: slices were given up; `UnfinishedError` where some are still open.
         StoppedError: the plan is gone.
     """
     if totals.slices == 0:
         raise StoppedError(
             "The plan was removed while it ran: another `backfill run --replace` made a new one."
         )
+    if totals.done + totals.failed < totals.slices:
+        raise UnfinishedError(
+            f"Stopped: {totals.done} of {totals.slices} slices are done;"
+            " `backfill run` with the same flags goes on."
+        )
     if totals.failed:
         raise PartialError(
             f"{totals.failed} of {totals.slices} slices failed; `backfill status` names the errors, and"
             " `backfill run` with the same flags tries them again."
-        )
-    if totals.done < totals.slices:
-        raise PartialError(
-            f"Stopped: {totals.done} of {totals.slices} slices are done;"
-            " `backfill run` with the same flags goes on."
         )
 
 

@@ -6,13 +6,14 @@ transaction; a slice that proves too large is cut; one that keeps failing is giv
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Final
 
 import psycopg
 
 from backfill import ledger
-from backfill.brakes import Glance, lag_limit
+from backfill.brakes import Glance
 from backfill.job import Job, Note
 from backfill.ledger import Claim, Copied, SliceLostError
 from backfill.planner import cut_evenly
@@ -43,7 +44,7 @@ class Session:
         self._writer = writer
         self._origin = Origin(job.settings.pipeline.name)
         self.copied = 0
-        self._slot_look = Glance()
+        self._worked_s = 0.0  # since the last rest
         self._stuck_look = Glance()
 
     def drain(self) -> bool:
@@ -54,9 +55,10 @@ class Session:
         """
         while not self._job.stop.is_set():
             with retryable_errors("claiming a slice"):
-                hand_off = self._hand_off()
-                if self._held_back(hand_off) or self._job.stop.is_set():
+                self._hold_back()
+                if self._job.stop.is_set():
                     continue
+                hand_off = self._hand_off()
                 claim = ledger.claim_next(
                     self._target, self._job.plan.plan_id, self._job.name, self._section.lease_s
                 )
@@ -65,7 +67,9 @@ class Session:
             if claim is None:
                 self._job.stop.wait(IDLE_S)
             else:
+                began_s = time.monotonic()
                 self._attempt(claim, hand_off)
+                self._worked_s += time.monotonic() - began_s
         return False
 
     # -- before a slice ----------------------------------------------------------------------------------
@@ -89,19 +93,11 @@ class Session:
             )
         return hand_off
 
-    def _held_back(self, hand_off: HandOff | None) -> bool:
-        """Wait for the rate limit; whether the slot's WAL calls for a pause."""
+    def _hold_back(self) -> None:
+        """Wait for what brakes the copy: the rate limit, and the governor of the run."""
         self._job.rate.wait(self._job.stop)
-        if hand_off is None or not self._slot_look.due():
-            return False
-        lag = self._reader.slot_lag(hand_off.slot)
-        if lag is None or lag[0] <= (limit := lag_limit(self._section.slot_lag_bytes, lag[1])):
-            return False
-        self._job.messages.send(
-            Note(f"paused: slot {hand_off.slot} retains {lag[0]:,} bytes of WAL, over the limit of {limit:,}")
-        )
-        self._job.stop.wait(self._slot_look.every_s)
-        return True
+        self._job.pace.rest(self._worked_s, self._job.stop)
+        self._worked_s = 0.0
 
     def _nothing_open(self) -> bool:
         """Whether all is done; frees slices whose workers are stuck, now and then."""

@@ -33,6 +33,19 @@ class BackfillSettings(Section):
     shutdown_s: float = Field(
         20.0, ge=0, description="Seconds that workers have to finish their slice when asked to stop."
     )
+    governor: bool = Field(
+        True,
+        description="Slow down while the source is busy or the slot's WAL grows; off, only --rate-limit and the"
+        " pause at slot_lag_bytes are left.",
+    )
+    source_sessions: int = Field(
+        16, ge=1, description="Sessions of others at work at the source, from which the governor slows down."
+    )
+    source_waits: int = Field(
+        4,
+        ge=1,
+        description="Sessions waiting for locks or I/O at the source, from which the governor slows down.",
+    )
     slot_lag_bytes: int | None = Field(
         None,
         ge=1,

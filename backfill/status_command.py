@@ -17,6 +17,7 @@ from psycopg import sql
 
 from backfill.app import read_proven, read_status
 from backfill.failed_command import show_failed
+from backfill.indexes import recorded, waiting_lines
 from backfill.settings import Settings
 from backfill.texts import status_json, status_text
 from widetable import logs, state
@@ -56,13 +57,20 @@ def as_data(settings: Settings) -> Facts:
     return {
         **facts(settings),
         "plans": told(lambda: {"all": status_json(read_status(settings))}).get("all", []),
+        "deferred_indexes": told(lambda: {"all": [index.name for index in recorded(settings)]}).get(
+            "all", []
+        ),
     }
 
 
 def as_text(settings: Settings) -> str:
     """Everything, for a person: a line for each part, then the plans."""
-    plans = told(lambda: {"text": f"\n{status_text(read_status(settings))}\n{read_proven(settings)}"})
+    plans = told(lambda: {"text": "\n".join(["", *_plan_lines(settings)])})
     return "\n".join([*lines(facts(settings)), plans.get("text", "")])
+
+
+def _plan_lines(settings: Settings) -> list[str]:
+    return [status_text(read_status(settings)), *waiting_lines(settings), read_proven(settings)]
 
 
 def facts(settings: Settings) -> Facts:

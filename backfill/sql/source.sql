@@ -83,6 +83,15 @@ FROM {table}
 WHERE ({want_before} AND created_time < {first} OR {want_after} AND created_time > {last})
   AND ship_id = ANY ({ships})
 
+-- load --
+-- What others do at the source: at work, waiting, and waiting for a lock (which every role may see).
+SELECT count(*) FILTER (WHERE state = 'active'),
+       count(*) FILTER (WHERE state = 'active' AND wait_event_type IN ('Lock', 'LWLock', 'IO', 'BufferPin')),
+       (SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted
+           AND pid NOT IN (SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, 'backfill')))
+FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND NOT starts_with(application_name, 'backfill')
+
 -- slot --
 SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint AS retained,
        CASE WHEN setting <> '-1' THEN setting::bigint * 1024 * 1024 END AS budget

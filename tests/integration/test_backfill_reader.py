@@ -206,19 +206,6 @@ def test_a_source_that_does_not_answer_is_unreachable_and_keeps_its_password() -
     assert "geheim" not in str(raised.value)
 
 
-def test_the_slots_lag_is_read_with_its_budget(world: World, reader: MakeReader) -> None:
-    """Bytes retained and budget come from the server that holds the slot; another server knows neither."""
-    assert reader().slot_lag("no_such_slot") is None
-    world.source.execute("SELECT pg_create_logical_replication_slot('lagging', 'pgoutput')")
-    before = reader().slot_lag("lagging")
-    world.fill(200)
-    after = reader().slot_lag("lagging")
-    assert before is not None
-    assert after is not None
-    assert after[0] > before[0]
-    assert after[1] is None
-
-
 def test_a_plan_of_one_huge_slice_is_cut_while_it_runs(world: World) -> None:
     """A slice that proves too large is replaced by its parts until they fit; each row is copied once."""
     rows = world.fill(200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
@@ -11,7 +12,7 @@ from multiprocessing.connection import Connection as Pipe
 import pytest
 
 from backfill import ledger, plans, worker
-from backfill.brakes import RateLimit
+from backfill.brakes import Pace, RateLimit
 from backfill.job import Job, Note
 from backfill.ledger import SliceLostError
 from backfill.planner import Bounds
@@ -46,6 +47,7 @@ class Desk:
         self._stack = stack
         self._context = get_context("spawn")
         self.notes: Pipe
+        self.pace: Pace
         self._numbers = iter(range(100))
 
     def job(self, rows_per_s: float | None = None, **section: object) -> Job:
@@ -53,7 +55,9 @@ class Desk:
         self.notes, theirs = self._context.Pipe(duplex=False)
         rate = RateLimit(rows_per_s, self._context.Value("d", 0.0))
         name = f"run/{next(self._numbers)}"
-        return Job(self.world.settings(**section), self.plan, name, self._context.Event(), rate, theirs)
+        self.pace = Pace(self._context.Value("d", 1.0))
+        settings, stop = self.world.settings(**section), self._context.Event()
+        return Job(settings, self.plan, name, stop, rate, self.pace, theirs)
 
     def session(self, job: Job | None = None) -> Session:
         """A connected worker."""
@@ -168,17 +172,17 @@ def test_a_missing_right_stops_all_and_gives_the_slice_back(desk: Desk) -> None:
     assert desk.world.states() == {"waiting": 3}
 
 
-def test_the_copy_pauses_while_the_slot_lags(desk: Desk) -> None:
-    """Over its WAL limit no slice is claimed, and the pause is said; under it the copy goes on."""
-    desk.world.source.execute("SELECT pg_create_logical_replication_slot('lagging', 'pgoutput')")
-    desk.world.target.execute("UPDATE hand_off SET slot = 'lagging'")
-    desk.world.fill(1, start="2024-01-01 00:00:00")
-    job = desk.job(slot_lag_bytes=1)
-    session = desk.session(job)
-    job.stop.set()  # the pause ends at once, and nothing is claimed
-    assert session._held_back(session._hand_off()) is True
-    assert "lagging" in desk.said()[0]
-    assert desk.session(desk.job(slot_lag_bytes=2**40)).drain() is True
+def test_a_paused_worker_claims_nothing_until_it_may_go_on(desk: Desk) -> None:
+    """The run's governor says so; at a part of the speed it rests between slices."""
+    session = desk.session(desk.job())
+    desk.pace.share.value = 0.0
+    with ThreadPoolExecutor(1) as pool:
+        drained = pool.submit(session.drain)
+        with pytest.raises(TimeoutError):
+            drained.result(0.3)
+        assert desk.world.states() == {"waiting": 3}
+        desk.pace.share.value = 0.5
+        assert drained.result(30) is True
 
 
 def test_the_rate_limit_is_kept(desk: Desk) -> None:

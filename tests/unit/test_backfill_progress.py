@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from backfill.app import PlanStatus, Proposal
-from backfill.brakes import DEFAULT_LAG_BYTES, Glance, RateLimit, lag_limit
+from backfill.brakes import DEFAULT_LAG_BYTES, Glance, Governor, Load, Pace, RateLimit, lag_limit
 from backfill.history import History
 from backfill.ledger import FailedSlice, Totals
 from backfill.planner import Bounds, Segment, cut
@@ -76,6 +77,65 @@ def test_the_lag_limit_follows_setting_and_budget(
     assert lag_limit(setting, budget) == limit
 
 
+CALM = Load(active=2, waiting=1, retained=10, budget=None)
+
+
+@pytest.mark.parametrize(
+    ("load", "reason"),
+    [
+        (Load(active=5), "5 sessions are at work at the source (limit 4)"),
+        (Load(active=5, waiting=3), "3 sessions wait at the source (limit 2)"),
+        (Load(retained=60, budget=200), "the slot retains 60 bytes of WAL and more, the limit is 100"),
+    ],
+    ids=["many sessions", "sessions that wait", "WAL that grows"],
+)
+def test_the_governor_slows_down_at_once_and_speeds_up_by_degrees(load: Load, reason: str) -> None:
+    """Half at each look while the source is busy, never less than a sixteenth; off, it leaves the copy alone."""
+    governor = Governor(sessions=4, waits=2)
+    governor.look(load)
+    assert (governor.share, governor.text) == (0.5, f"slowed to 50%: {reason}")
+    for retained in range(61, 70):
+        governor.look(replace(load, retained=retained if load.retained else None))
+    assert governor.share == 1 / 16
+    shares = []
+    while governor.share < 1:
+        governor.look(CALM)
+        shares.append(governor.share)
+    assert shares == sorted(shares)
+    assert len(shares) == 7
+    assert governor.text == ""
+    off = Governor(sessions=4, waits=2, on=False)
+    off.look(load)
+    assert off.share == 1
+
+
+def test_the_governor_pauses_before_the_slot_is_lost_even_when_it_is_off() -> None:
+    """WAL over the limit stops the copy; below it, it begins slowly, or at once where the governor is off."""
+    for on, after in ((True, 1 / 16), (False, 1.0)):
+        governor = Governor(sessions=4, waits=2, lag_bytes=100, on=on)
+        governor.look(Load(retained=101))
+        assert governor.share == 0
+        assert governor.text == "paused: the slot retains 101 bytes of WAL, over the limit of 100"
+        governor.look(CALM)
+        assert governor.share == after
+
+
+def test_workers_rest_in_proportion_to_their_work() -> None:
+    """At a third of the speed, 0.1 s of work take 0.3 s; a stop ends any rest."""
+    context = get_context("spawn")
+    pace, stop = Pace(context.Value("d", 1.0)), context.Event()
+    start_s = time.monotonic()
+    pace.rest(1_000.0, stop)
+    assert time.monotonic() - start_s < 1
+    pace.share.value = 1 / 3
+    pace.rest(0.1, stop)
+    assert 0.2 <= time.monotonic() - start_s < 5
+    stop.set()
+    pace.share.value = 0.0
+    pace.rest(0.0, stop)
+    assert time.monotonic() - start_s < 5
+
+
 def test_a_glance_is_due_once_per_interval() -> None:
     """The first look is due at once, the next one later."""
     glance = Glance(3_600)
@@ -94,6 +154,7 @@ def test_speed_is_that_of_the_last_half_minute() -> None:
 def test_a_line_tells_slices_rows_speed_and_time_left() -> None:
     """And failures, if any."""
     assert describe(HALF, 500.0) == "slices 2/4, 1,000 rows, 500 rows/s, about 0:00:02 left"
+    assert describe(HALF, 0.0, "paused: no WAL") == "slices 2/4, 1,000 rows, 0 rows/s, paused: no WAL"
     failed = Totals(4, 3, 0, 1, 10, 10, 0)
     assert describe(failed, 0.0) == "slices 3/4, 10 rows, 0 rows/s, 1 failed"
 
