@@ -82,13 +82,15 @@ def test_a_run_pauses_slows_down_and_says_so(
     emptied.fill(12)
     emptied.hand_off()
     while_paused: list[dict[str, int]] = []
+    busy: list[int] = []
 
     def look(_self: SourceWatch, slot: str | None) -> Load:
         assert slot == "no_such_slot"
         if len(while_paused) < 5:
             while_paused.append(emptied.states())
             return Load(retained=10**15)
-        return Load(active=99)
+        busy.append(99)
+        return Load(active=99 if len(busy) < 3 else 0)
 
     monkeypatch.setattr(SourceWatch, "look", look)
     assert emptied.backfill("run") == ExitCode.DONE

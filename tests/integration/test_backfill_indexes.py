@@ -25,7 +25,9 @@ WHERE i.indisvalid AND i.indrelid = ANY (
 """
 BY_SPEED = 'CREATE INDEX by_speed ON {} ("engine/1" DESC) WITH (fillfactor = 80) WHERE "engine/1" IS NOT NULL'
 ONE_SPEED = 'CREATE UNIQUE INDEX one_speed ON {} (created_time, "engine/1")'
-RECORD = "INSERT INTO deferred_index (schema_name, index_name, table_name, definition) VALUES ('tenant', %s, %s, %s)"
+RECORD = """
+INSERT INTO deferred_index (schema_name, index_name, table_name, definition) VALUES ('tenant', %s, %s, %s)
+"""
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,13 @@ from backfill.ledger import Copied
 from backfill.planner import Bounds
 from backfill.retry import Retry, Tally
 from backfill.scope import Scope
+from backfill.writing import PatientWriter
 from tests.backfill_world import CHANNELS, SHIPS, World
+from widetable.apply import Writer
+from widetable.control import use_control
 from widetable.errors import ExitCode, RetryableError, StoppedError
+from widetable.freeing import LESSER_WRITER, freeing
+from widetable.postgres import Connection, connect_target
 
 pytest_plugins = ["tests.backfill_fixture"]
 pytestmark = pytest.mark.postgres
@@ -193,6 +199,33 @@ def test_large_ranges_are_cut_and_outages_waited_for(
     wanted = {k: v for k, v in failed.narrow_cells().items() if k[0] == SHIPS[0] and k[1] >= "2025-02"}
     assert failed.wide_cells() == wanted
     assert failed.one("SELECT count(*) FROM writer_session") == 0
+
+
+def test_live_data_ends_a_retry_that_keeps_it_waiting(emptied: World) -> None:
+    """As it ends a slice; what the retry had in work is done again over a new session."""
+    settings = emptied.settings()
+    table = emptied.wide_table(SHIPS[0], 1).as_string()
+    tries: list[int] = []
+
+    def live() -> Connection:
+        conn = connect_target(settings.target, "live")
+        use_control(conn, settings.target.control_schema)
+        return conn
+
+    def write(conn: Connection, _writer: Writer) -> int:
+        tries.append(conn.info.backend_pid)
+        with conn.transaction():
+            conn.execute(f"INSERT INTO {table} (created_time) VALUES (%s)".encode(), ["2025-01-01"])
+            if len(tries) == 1:
+                with closing(live()) as waiting, freeing(waiting, live, LESSER_WRITER, 0.1):
+                    waiting.execute(f"INSERT INTO {table} (created_time) VALUES ('2025-01-01')".encode())
+                    waiting.execute(f"DELETE FROM {table}".encode())
+            return conn.execute("SELECT 1").rowcount
+
+    writer = PatientWriter(settings, "retry")
+    with closing(writer):
+        assert writer.run(write) == 1
+    assert len(set(tries)) == 2
 
 
 def test_retry_wants_the_hand_off_that_run_wants(emptied: World, capsys: pytest.CaptureFixture[str]) -> None:
