@@ -25,7 +25,7 @@ from psycopg import sql
 from backfill.moments import moment_sql
 from backfill.planner import Bounds
 from widetable.cells import number_rows
-from widetable.errors import ConfigurationError, RetryableError, StoppedError, UnreachableError
+from widetable.errors import ConfigurationError, RetryableError, StoppedError
 from widetable.hand_off import HandOff
 from widetable.narrow import (
     FIRST_MOMENT_US,
@@ -34,7 +34,7 @@ from widetable.narrow import (
     empty_batch,
     history_columns,
 )
-from widetable.postgres import UNTRUSTED, session_dsn
+from widetable.postgres import connect_error, session_dsn
 from widetable.settings import SourceSettings
 from widetable.statements import load_statements
 
@@ -91,7 +91,7 @@ class Reader:
     """A session on the source that reads slices of some ships.
 
     Raises:
-        UnreachableError: on construction, when the source does not answer.
+        ConfigurationError, UnreachableError: on construction, when the source refuses or does not answer.
     """
 
     def __init__(self, source: SourceSettings, ships: tuple[str, ...], limits: Limits) -> None:
@@ -99,12 +99,7 @@ class Reader:
         try:
             self._conn = adbc.connect(f"{dsn} client_encoding=UTF8")
         except adbc_errors.Error as error:
-            if any(part in str(error) for part in UNTRUSTED):
-                raise ConfigurationError(
-                    f"The source database's certificate is not trusted: {_reason(error)}. Set sslrootcert in"
-                    " CDC_SOURCE__DSN."
-                ) from error
-            raise UnreachableError(f"The source database does not answer: {_reason(error)}") from error
+            raise connect_error(error, "source", "CDC_SOURCE__DSN") from error
         self._limits = limits
         self._parts: dict[str, sql.Composable] = {"table": sql.Identifier(*source.table.split("."))}
         self.choose(ships)

@@ -7,14 +7,17 @@ is verified in the control schema, and exit code 0 or 5.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 import click
 
+from backfill.follow import CELLS_PER_S, Following, Pacer, print_json, print_text, run_following
 from backfill.moments import parse_moment
 from backfill.settings import Settings
 from widetable import environment, logs
@@ -70,6 +73,16 @@ def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> i
 @click.option(
     "--report", "report_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write it, as JSON."
 )
+@click.option(
+    "--rate-limit",
+    "cells_per_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="CELLS",
+    help=f"Cells per second that are read at the source; with --follow {CELLS_PER_S:,} unless set.",
+)
+@click.option(
+    "--follow", is_flag=True, help="Go on until SIGTERM: everything in rotation, and what changes soon after."
+)
 def verify(
     *,
     ships: tuple[str, ...],
@@ -82,19 +95,29 @@ def verify(
     max_differences: int,
     as_json: bool,
     report_path: Path | None,
+    cells_per_s: float | None,
+    follow: bool,
 ) -> None:
     """Prove that source and target agree, to the cell.
 
     PostgreSQL hashes the cells of each ship and stretch of time on both sides; where the sums differ, the
-    cells are found and looked at again before they count. Works beside a running consumer.
+    cells are found and looked at again before they count. Works beside a running consumer. With --follow it
+    prints a line (--json: an object) per look, outlives outages, and keeps up to date what is published.
 
     Exits 0 when no cell differs, or all that did are repaired; 5 when some do.
     """
     scope = Scope(tuple(dict.fromkeys(ships)) or None, _span(from_us, until_us))
     limits = Limits(differences=max_differences, fail_fast=fail_fast)
+    wait_s = settle_timeout_s if settle else None
+    if follow:
+        _refuse_with_follow(scope, report_path, fail_fast=fail_fast)
     settings = environment.load(Settings)
     logs.configure(settings.log)
-    report = run(settings, scope, limits, settle_timeout_s if settle else None, repair=repair)
+    if follow:
+        asked = Following(wait_s, cells_per_s or CELLS_PER_S, max_differences, repair=repair)
+        run_following(settings, asked, print_json if as_json else print_text)
+        return
+    report = run(settings, scope, limits, wait_s, repair=repair, cells_per_s=cells_per_s)
     as_data = json.dumps(report.as_dict(), indent=2)
     if report_path:
         report_path.write_text(as_data + "\n", encoding="utf-8")
@@ -110,6 +133,7 @@ def run(
     settle_timeout_s: float | None,
     *,
     repair: bool = False,
+    cells_per_s: float | None = None,
 ) -> VerifyReport:
     """Connect, compare, repair if asked to, record what is verified.
 
@@ -119,7 +143,9 @@ def run(
         limits: how much is read at once, kept and tried.
         settle_timeout_s: seconds to wait for the consumer; None doesn't wait at all.
         repair: resync the cells found wrong.
+        cells_per_s: cells that are read at the source per second; None: as fast as it can.
     """
+    pacer = Pacer(cells_per_s or math.inf, Event())
     with (
         closing(connect_source(settings.source, APPLICATION)) as source_conn,
         closing(connect_target(settings.target, APPLICATION)) as target_conn,
@@ -135,10 +161,18 @@ def run(
             else _settle(target_conn, settings.pipeline.name, settle_timeout_s)
         )
         heal = resync.heal if repair else None
-        report = Verifier(source, target, settle, limits, _progress(), heal).run(scope)
+        report = Verifier(source, target, settle, limits, _progress(), heal, pacer.spend).run(scope)
         record_verified(target_conn, settings.pipeline.name, report)
         settle_due(target_conn, settings.pipeline.name, due, scope, report)
     return report
+
+
+def _refuse_with_follow(scope: Scope, report_path: Path | None, *, fail_fast: bool) -> None:
+    if scope != Scope() or report_path or fail_fast:
+        raise click.UsageError(
+            "--follow looks at everything, for ever: it takes no --ship-id, --from, --until,"
+            " --report or --fail-fast"
+        )
 
 
 def _span(from_us: int | None, until_us: int | None) -> Span:

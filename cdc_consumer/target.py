@@ -22,6 +22,7 @@ from widetable.ledger import Claim, OffsetLedger
 from widetable.narrow import DeadCell
 from widetable.postgres import Connection, connect_target, retryable_errors
 from widetable.settings import TargetSettings
+from widetable.touched import note_touched
 
 PATIENCE_S: Final = 10.0
 """How long a batch waits for a slice of history, or a resync, before it ends that session."""
@@ -118,6 +119,7 @@ class Target:
                 advanced = self._ledger.advance(claim, batch.to)
                 self._writer.begin()
                 applied = self._writer.apply(batch.samples, batch.dead, self._origin)
+                note_touched(self._conn, self._hand_off.pipeline, batch.samples)
             if not applied.balanced:  # inside: what doesn't add up is not committed
                 raise AssertionError(f"events don't add up: {applied}")
             stage.enter_context(self._meter.stage("commit"))

@@ -35,6 +35,7 @@ class Postgres(Service):
         folder: the cluster's own folder.
         port: TCP port on 127.0.0.1.
         settings: lines of postgresql.conf beyond the defaults, written before each start.
+        programs: folder of another PostgreSQL's programs than the environment's.
         detached: see `Service`.
     """
 
@@ -43,10 +44,17 @@ class Postgres(Service):
     orphan_signal = signal.SIGQUIT  # immediate, but takes its children and shared memory with it
 
     def __init__(
-        self, folder: Path, port: int, settings: Mapping[str, str] | None = None, *, detached: bool = False
+        self,
+        folder: Path,
+        port: int,
+        settings: Mapping[str, str] | None = None,
+        *,
+        programs: Path | None = None,
+        detached: bool = False,
     ) -> None:
         super().__init__("postgres", folder, detached=detached)
         self.port = port
+        self._programs = programs
         self.settings = dict(DEFAULT_SETTINGS) | dict(settings or {})
         self.server = Server(f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/postgres")
 
@@ -85,7 +93,7 @@ class Postgres(Service):
         """
         user = self._user()
         done = subprocess.run(
-            [str(binaries.programs() / program), *arguments],
+            [self._program(program), *arguments],
             check=False,
             capture_output=True,
             text=True,
@@ -117,7 +125,7 @@ class Postgres(Service):
             self._initialise()
         self._forget_dead_owner()
         lines = [f"{name} = '{value}'" for name, value in {**self.settings, "port": str(self.port)}.items()]
-        _write(self.data / "devstack.conf", "\n".join(lines) + "\n")
+        write_private(self.data / "devstack.conf", "\n".join(lines) + "\n")
 
     def _forget_dead_owner(self) -> None:
         """Remove the lock file of a killed server: where nobody collects zombies it would look alive."""
@@ -142,7 +150,7 @@ class Postgres(Service):
 
     def _initialise(self) -> None:
         secret = self.data.with_name(f"{self.data.name}.password")
-        _write(secret, PASSWORD)
+        write_private(secret, PASSWORD)
         try:
             self.run_program(
                 "initdb",
@@ -165,14 +173,17 @@ class Postgres(Service):
             conf.write("include 'devstack.conf'\n")
 
     def _command(self) -> Sequence[str]:
-        return [str(binaries.programs() / "postgres"), "-D", str(self.data)]
+        return [self._program("postgres"), "-D", str(self.data)]
+
+    def _program(self, name: str) -> str:
+        return str((self._programs or binaries.programs()) / name)
 
     def _user(self) -> int | None:
         user = binaries.server_user()
         return None if user is None else user.pw_uid
 
 
-def _write(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Write a file that only PostgreSQL's user may read."""
     path.touch(mode=0o600)
     path.write_text(text)

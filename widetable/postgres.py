@@ -103,10 +103,10 @@ def _connect(
     try:
         return psycopg.connect(full, autocommit=autocommit, prepare_threshold=NEVER)
     except psycopg.OperationalError as error:
-        raise _connect_error(error, side, setting) from error
+        raise connect_error(error, side, setting) from error
 
 
-def _connect_error(error: psycopg.OperationalError, side: str, setting: str) -> WideTableError:
+def connect_error(error: Exception, side: str, setting: str) -> WideTableError:
     """Sort a refused connection: wrong credentials or database are configuration, the rest may pass."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(HINT)]

@@ -8,6 +8,7 @@ applied.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,8 +63,16 @@ def write_settled(target: Connection, pipeline: str, settled: Settled) -> None:
     target.execute(SQL["settle"], values)
 
 
-def wait_settled(target: Connection, pipeline: str, lsn: int, timeout_s: float) -> Settled:
+def wait_settled(
+    target: Connection,
+    pipeline: str,
+    lsn: int,
+    timeout_s: float,
+    pause: Callable[[float], object] = time.sleep,
+) -> Settled:
     """Wait until the target is settled at `lsn` or beyond. `target` must be in autocommit.
+
+    `pause` waits for some seconds between two looks; it may raise to end the wait.
 
     Raises:
         UnreachableError: not in time; the message says how far it is.
@@ -75,7 +84,7 @@ def wait_settled(target: Connection, pipeline: str, lsn: int, timeout_s: float) 
             return settled
         if time.monotonic() > deadline:
             raise UnreachableError(_too_slow(settled, lsn, timeout_s))
-        time.sleep(POLL_S)
+        pause(POLL_S)
 
 
 def _too_slow(settled: Settled | None, lsn: int, timeout_s: float) -> str:

@@ -126,6 +126,34 @@ def test_a_truncate_is_passed_once_and_nothing_else_is(pipeline: Any) -> None:
         load.stop()
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(480)
+def test_after_a_truncate_a_new_epoch_and_a_repair_make_the_target_the_source_again(pipeline: Any) -> None:
+    """The documented way, which ends without a difference; a repair alone yields to what this epoch recorded."""
+    fill = f"""INSERT INTO {NARROW} (ship_id, data_channel_id, created_time, double_v, value_format)
+               SELECT 'SHIP', '{COLUMN}' || c, timestamp '2026-01-01' + interval '15 s' * s, {{value}}, 'Decimal'
+               FROM generate_series(1, 5) c, generate_series(0, 3) s WHERE {{which}}"""
+    execute(pipeline.source, fill.format(value="1", which="true"))
+    pipeline.hand_off()
+    consumer = pipeline.consume()
+    execute(pipeline.source, f"UPDATE {NARROW} SET double_v = 2 WHERE data_channel_id < '{COLUMN}4'")
+    execute(pipeline.source, f"DELETE FROM {NARROW} WHERE data_channel_id = '{COLUMN}3'")
+    pipeline.succeed("backfill", "run")
+    pipeline.verify()
+    execute(pipeline.source, f"TRUNCATE {NARROW}")
+    wait_until(lambda: not consumer.running, "the consumer stops", 60.0)
+    # Other values for cells with and without versions, a deleted cell anew, and cells that stay away.
+    execute(pipeline.source, fill.format(value="3", which="s = 0 OR c IN (1, 3, 4)"))
+    pipeline.succeed("cdc-consumer", "resume", "--after-truncate")
+    pipeline.consume()
+    alone = pipeline.product.run("backfill", "verify", "--repair", "--settle-timeout", "100", quiet=True)
+    assert alone.returncode == ExitCode.PARTIAL, alone.stderr
+    pipeline.succeed("cdc-consumer", "reinit", "--yes", "--force")
+    pipeline.succeed("backfill", "verify", "--repair", "--settle-timeout", "100")
+    assert required(pipeline) is None
+    pipeline.verify()
+
+
 def test_events_keep_the_epoch_in_which_they_were_sent(pipeline: Any) -> None:
     """What epoch 1 left in the topic has epoch 1, and a consumer that runs meanwhile gets epoch 2 right."""
     one = f"""INSERT INTO {NARROW} (ship_id, data_channel_id, created_time, double_v, value_format)

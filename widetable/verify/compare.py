@@ -13,7 +13,7 @@ Guarantee: a cell that differs, and goes on differing, is reported; one that mer
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -31,6 +31,9 @@ MOMENTS_AT_ONCE: Final = 50
 
 Progress = Callable[[int, int, int], None]
 """Told after each window: windows done, windows in all, cells compared so far."""
+
+Pace = Callable[[int], None]
+"""Told how many cells were hashed; returns when there may be more."""
 
 Ships = tuple[str, ...] | None
 
@@ -68,6 +71,7 @@ class Verifier:
         limits: how much is read at once, kept and tried.
         progress: told of each window.
         repair: heals the cells found wrong; None leaves them.
+        pace: called after each window that the source has hashed, with its cells, to wait before the next.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Verifier:
         limits: Limits | None = None,
         progress: Progress = lambda _done, _all, _cells: None,
         repair: Repair | None = None,
+        pace: Pace = lambda _cells: None,
     ) -> None:
         self._source = source
         self._target = target
@@ -85,6 +90,7 @@ class Verifier:
         self._limits = limits or Limits()
         self._progress = progress
         self._repair = repair
+        self._pace = pace
 
     def run(self, scope: Scope) -> VerifyReport:
         """Compare all cells of `scope`.
@@ -114,6 +120,11 @@ class Verifier:
             complete=complete,
             **{name: judge.counts[name] for name in MEANING},
         )
+
+    def comparable(self, ships: Iterable[str]) -> tuple[str, ...]:
+        """Those of the ships that a comparison of all would include."""
+        known, new = self._target.ships(), self._target.policy.new_ships
+        return tuple(ship for ship in ships if ship in known or (new and self._source.has_ship(ship)))
 
     def _choose(self, asked: Ships) -> Ships:
         """The ships to read at the source; None is all, also those that the target has never seen."""
@@ -161,7 +172,9 @@ class Verifier:
 
     def _read_source(self, window: Window, ships: Ships) -> tuple[Sums, int]:
         ours = self._source.sums(window.span, window.bucket_us, ships)
-        return ours, self._source.lsn() if self._settle else 0
+        lsn = self._source.lsn() if self._settle else 0
+        self._pace(sum(bucket.cells for bucket in ours.buckets.values()))
+        return ours, lsn
 
     def _count(self, span: Span, ships: Ships) -> int:
         if span.empty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from psycopg import sql
@@ -66,18 +67,26 @@ def verified_summary(conn: Connection, pipeline: str) -> dict[str, int | str | N
     return {"ships": ships, "oldest_through": oldest, "newest_through": newest, "oldest_check": checked}
 
 
-def verify_due(conn: Connection, pipeline: str) -> list[tuple[int, str, str]]:
-    """Why a verify of all cells is due: (epoch, version of the row, reason), oldest first."""
+Demand = tuple[int, str, str]
+"""Why a verify of all cells is due: epoch, version of its row, reason."""
+
+
+def verify_due(conn: Connection, pipeline: str) -> list[Demand]:
+    """Why a verify of all cells is due, oldest first."""
     with retryable_errors("reading whether a verify is due"):
         return conn.execute(DUE, [pipeline]).fetchall()
 
 
 def settle_due(
-    conn: Connection, pipeline: str, due: list[tuple[int, str, str]], scope: Scope, report: VerifyReport
+    conn: Connection, pipeline: str, due: Iterable[Demand], scope: Scope, report: VerifyReport
 ) -> None:
     """Clear the reasons that were there before a verify of everything began, if it found all equal in the end."""
-    if not (scope == Scope() and report.complete and report.agrees):
-        return
+    if scope == Scope() and report.complete and report.agrees:
+        clear_due(conn, pipeline, due)
+
+
+def clear_due(conn: Connection, pipeline: str, due: Iterable[Demand]) -> None:
+    """Everything was verified since these reasons were given."""
     with retryable_errors("recording that a due verify is done"):
         for epoch, version, _ in due:
             conn.execute(CLEAR, [pipeline, epoch, version])
