@@ -51,7 +51,8 @@ class Page:
 
 
 def _pages() -> tuple[Page, ...]:
-    paths = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    top = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+    paths = [*(ROOT / name for name in top), *sorted((ROOT / "docs").rglob("*.md"))]
     return tuple(Page(path, path.read_text(encoding="utf-8")) for path in paths)
 
 

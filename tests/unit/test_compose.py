@@ -77,15 +77,25 @@ def test_what_is_referred_to_is_there() -> None:
         assert set(service.get("secrets", [])) <= set(whole["secrets"]), name
         for mount in service.get("volumes", []):
             place = mount.split(":", maxsplit=1)[0]
-            if not place.startswith("./"):
-                assert place in whole["volumes"], mount
-            elif name in {"prometheus", "grafana"}:
-                assert place.startswith(f"./deploy/{name}"), mount
-            else:
+            if place.startswith("./"):
                 assert (ROOT / place).exists(), mount
+            else:
+                assert place in whole["volumes"], mount
     assert {secret for service in whole["services"].values() for secret in service.get("secrets", [])} == set(
         whole["secrets"]
     )
+
+
+def test_prometheus_and_grafana_find_each_other_and_the_consumer() -> None:
+    """Host and port of a service, and the folder where the dashboards are mounted."""
+    scraped = (ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
+    assert f"cdc-consumer:{services()['cdc-consumer']['ports'][0].split(':')[2]}" in scraped
+    assert "rules/*.yml" in scraped
+    provisioning = ROOT / "deploy/grafana/provisioning"
+    said = "\n".join(path.read_text(encoding="utf-8") for path in provisioning.rglob("*.yml"))
+    assert f"http://prometheus:{services()['prometheus']['ports'][0].split(':')[2]}" in said
+    dashboards = next(m for m in services()["grafana"]["volumes"] if "dashboards" in m).split(":")[1]
+    assert f"path: {dashboards}" in said
 
 
 def test_whoever_is_waited_for_can_be_waited_for() -> None:

@@ -232,13 +232,13 @@ def test_every_page_is_linked() -> None:
         for link in re.findall(r"\]\(([^)\s]+)\)", page.prose)
         if not link.startswith("https://")
     }
-    assert set(PAGE_OF) - linked == {"README.md"}
+    assert set(PAGE_OF) - linked <= {"README.md"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_named_exists(name: str) -> None:
     """A path in code, from the root of the project, leads somewhere."""
-    folders = "widetable|cdc_consumer|backfill|devstack|tests|docs|connectors|channels"
+    folders = "widetable|cdc_consumer|backfill|deploy|devstack|tests|docs|connectors|channels"
     paths = [span for span in PAGE_OF[name].spans() if re.fullmatch(rf"({folders})/[\w./*-]*", span)]
     missing = [path for path in paths if not list(ROOT.glob(path.rstrip("/")))]
     assert not [path for path in missing if "NNNN" not in path]
