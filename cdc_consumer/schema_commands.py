@@ -10,26 +10,45 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from cdc_consumer.schema_report import report_lines, schema_report
+from cdc_consumer.schema_planning import APPLICATION, Options, look_at_target, propose, read_present
+from cdc_consumer.schema_report import map_rows, report_lines, schema_report
 from cdc_consumer.settings import Settings, load_settings
-from widetable.channel_map import DEFAULT_TABLE_NO, read_channel_lists
+from widetable.channel_map import DEFAULT_TABLE_NO
 from widetable.control import migrate, use_control
 from widetable.ddl import apply_schema, ddl_errors
 from widetable.drop import Droppable, drop_tables, droppable_tables
 from widetable.errors import ConfigurationError, PartialError
 from widetable.governor import GovernorReport, govern
-from widetable.postgres import Connection, connect_ddl, connect_source
+from widetable.map_file import read_map, write_map
+from widetable.postgres import Connection, connect_ddl
 from widetable.registration import Changes
-from widetable.registry import Registry, read_registry
-from widetable.sampling import Sample, take_sample
-from widetable.schema_plan import SchemaPlan, plan_schema
+from widetable.sampling import Window
+from widetable.schema_plan import SchemaPlan
 
-APPLICATION: Final = "cdc-consumer schema"
+
+class MomentType(click.ParamType[datetime]):
+    """A created_time as a person types it: ISO 8601, without a time zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parse it."""
+        try:
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2025-01-31 or 2025-01-31T08:00:00.", param, ctx)
+        if moment.tzinfo is not None:
+            self.fail("created_time has no time zone: leave the zone away.", param, ctx)
+        return moment
+
+
+MOMENT: Final = MomentType()
 POLICIES: Final = click.Choice(["auto", "manual"])
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,7 +58,13 @@ _SHAPE_OPTIONS: Final = (
         "folder",
         type=click.Path(path_type=Path),
         help="Folder with auxiliary_systems.txt, engine_generator.txt, navigation_ship.txt."
-        " Default: the lists that come with the program.",
+        " Default: what is registered in the target, else the lists that come with the program.",
+    ),
+    click.option(
+        "--map",
+        "map_path",
+        type=click.Path(path_type=Path),
+        help="A channel map (CSV) as `schema plan --write` makes it, in place of the lists.",
     ),
     click.option(
         "--ship-id",
@@ -50,25 +75,38 @@ _SHAPE_OPTIONS: Final = (
     click.option(
         "--sample-minutes",
         type=click.IntRange(min=1),
-        default=60,
-        show_default=True,
-        help="How much of the source is looked at, back from its newest sample.",
+        help="How much of the source is looked at, back from its newest sample. Default: 60.",
     ),
+    click.option(
+        "--from",
+        "since",
+        type=MOMENT,
+        metavar="TIME",
+        help="Look at all samples of a period, from this moment on.",
+    ),
+    click.option("--until", type=MOMENT, metavar="TIME", help="Up to, and without, this moment."),
     click.option(
         "--column-type",
         type=click.Choice(["text", "typed"]),
-        help="Text columns, or columns of each channel's type. Default: text (apply: what is settled).",
+        help="Text columns, or columns of each channel's type. Default: what is settled, else text.",
+    ),
+    click.option(
+        "--adopt",
+        is_flag=True,
+        help="Take over wide tables that are there already and not ours, with their data.",
     ),
     click.option(
         "--layout",
         type=click.Choice(["systems", "single"]),
-        help="A table per system, or one for all. Default: systems (apply: what is settled).",
+        help="A table per system, split into parts if its rows need it, or one for all channels."
+        " Default: what is settled, else systems.",
     ),
     click.option(
         "--default-table",
+        "default_table_no",
         type=int,
         help="Number of the table for channels that no list and no prefix rule names."
-        f" Default: {DEFAULT_TABLE_NO} (apply: what is settled).",
+        f" Default: what is settled, else {DEFAULT_TABLE_NO}.",
     ),
 )
 
@@ -88,20 +126,24 @@ def schema() -> None:
 @schema.command("plan")
 @shape_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan_command(
-    *, folder: Path | None, ships: Sequence[str], sample_minutes: int, as_json: bool, **shape: Any
-) -> None:
-    """Show the tables that `apply` would create, their row sizes, and what to look at. Writes nothing."""
-    settings = load_settings()
-    lists = read_channel_lists(folder)
-    listed = [channel_id for part in lists for channel_id in part.channel_ids]
-    sample = _sample(settings, ships, sample_minutes, listed)
-    plan = plan_schema(lists, sample, **_choices(shape, None))
-    report = schema_report(plan, sample)
+@click.option(
+    "--write",
+    "write_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the channel map to this new file (CSV), to edit it and give it to `schema apply --map`.",
+)
+def plan_command(*, as_json: bool, write_path: Path | None, **given: Any) -> None:
+    """Show the tables that `apply` would create, their row sizes, and what to look at. Changes no database."""
+    settings, options = load_settings(), _options(given)
+    proposal = propose(settings, options, look_at_target(settings, options))
+    report = schema_report(proposal)
     if as_json:
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         click.echo("\n".join(report_lines(report)))
+    if write_path:
+        write_map(write_path, map_rows(proposal))
+        click.echo(f"wrote {write_path}", err=True)
     if report["problems"]:
         raise ConfigurationError(f"`schema apply` would refuse this plan: {'; '.join(report['problems'])}.")
 
@@ -122,57 +164,39 @@ def plan_command(
 @click.option("--new-ships", type=POLICIES, help="Likewise for ships.")
 @click.option("--drop-tables", is_flag=True, help="First drop the wide tables, with their data.")
 @click.option("--yes", is_flag=True, help="Don't ask before dropping.")
-def apply_command(
-    *,
-    folder: Path | None,
-    ships: Sequence[str],
-    sample_minutes: int,
-    drop_tables: bool,
-    yes: bool,
-    **choices: Any,
-) -> None:
+def apply_command(*, yes: bool, **given: Any) -> None:
     """Create the control schema and the wide tables, or add what they lack; says what it changed."""
-    settings = load_settings()
-    lists = read_channel_lists(folder)
-    sample = _sample(
-        settings, ships, sample_minutes, [channel for part in lists for channel in part.channel_ids]
-    )
+    settings, options = load_settings(), _options(given)
+    if options.starts_anew and options.adopt:
+        raise click.UsageError("--adopt keeps the tables that --drop-tables would drop: give one of them.")
+    if options.map_path:
+        read_map(options.map_path)  # its mistakes come before any change
     with closing(connect_ddl(settings.target, APPLICATION)) as conn:
         with ddl_errors(settings.target):
             steps = [
                 f"{step.number:04} {step.name}" for step in migrate(conn, settings.target.control_schema)
             ]
             use_control(conn, settings.target.control_schema)
-        settled = read_registry(conn)
-        plan = plan_schema(lists, sample, **_choices(choices, settled))
-        if drop_tables:
+        proposal = propose(settings, options, read_present(conn, settings, options))
+        plan = proposal.plan
+        if options.starts_anew:
             _drop(conn, settings, plan, yes=yes)
-        changes = apply_schema(conn, settings.target, plan)
+        changes = apply_schema(conn, settings.target, plan, proposal.adopted)
         changes.migrations += steps
     _print_changes(changes, plan)
     _bring_to_life(settings)
 
 
-def _sample(settings: Settings, ships: Sequence[str], minutes: int, listed: Sequence[str]) -> Sample:
-    with closing(connect_source(settings.source, APPLICATION)) as conn:
-        return take_sample(conn, settings.source, minutes=minutes, ships=ships, listed=listed)
-
-
-def _choices(given: dict[str, Any], settled: Registry | None) -> dict[str, Any]:
-    """What was asked for, else what is settled, else nothing: the plan has its own defaults."""
-    if settled is not None:
-        single = [system.name for system in settled.systems] == ["single"]
-        there = {
-            "column_type": settled.column_type,
-            "layout": "single" if single else "systems",
-            "default_table": settled.default_table_no,
-            "deletes": settled.deletes,
-            "new_channels": settled.new_channels,
-            "new_ships": settled.new_ships,
-        }
-        given = {name: there[name] if value is None else value for name, value in given.items()}
-    names = {"default_table": "default_table_no"}
-    return {names.get(name, name): value for name, value in given.items() if value is not None}
+def _options(given: dict[str, Any]) -> Options:
+    since, until, minutes = (given.pop(name) for name in ("since", "until", "sample_minutes"))
+    if minutes and (since or until):
+        raise click.UsageError("--sample-minutes and a period (--from, --until) exclude each other.")
+    if since and until and since >= until:
+        raise click.UsageError("--from must be before --until.")
+    window = Window(minutes or 60, since, until)
+    folder, map_path, ships, adopt = (given.pop(name) for name in ("folder", "map_path", "ships", "adopt"))
+    starts_anew = bool(given.pop("drop_tables", False))
+    return Options(folder, map_path, ships, window, adopt, starts_anew, given)
 
 
 # -- dropping ---------------------------------------------------------------------------------------------
@@ -214,6 +238,11 @@ def _print_changes(changes: Changes, plan: SchemaPlan) -> None:
     ):
         if names:
             click.echo(f"added {len(names):,} {title}")
+    if changes.adopted:
+        click.echo(
+            f"adopted {len(changes.adopted):,} tables: `backfill run` fills what they lack, and"
+            " `backfill verify --repair` mends what differs"
+        )
     if changes.grants:
         click.echo(f"granted SELECT on {len(changes.grants):,} tables")
     for note in changes.notes:

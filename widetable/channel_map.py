@@ -7,11 +7,12 @@ a column, and every name is one that PostgreSQL takes as it is, without truncati
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from types import MappingProxyType
 from typing import Final
 
 from widetable.errors import ConfigurationError
@@ -111,18 +112,25 @@ def column_name(channel_id: str) -> str:
     return f"{stem}_{digest}"
 
 
-def column_names(channel_ids: Iterable[str]) -> dict[str, str]:
+def column_names(
+    channel_ids: Iterable[str], given: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
     """The column of every channel of one table.
+
+    Args:
+        channel_ids: the table's channels.
+        given: columns that are settled otherwise, by channel.
 
     Raises:
         ConfigurationError: two channels would share a column; the message names both.
     """
     owner: dict[str, str] = {}
     for channel_id in channel_ids:
-        other = owner.setdefault(column_name(channel_id), channel_id)
+        column = given.get(channel_id) or column_name(channel_id)
+        other = owner.setdefault(column, channel_id)
         if other != channel_id:
             raise ConfigurationError(
-                f"Channels {other!r} and {channel_id!r} would both be column {column_name(channel_id)!r}:"
+                f"Channels {other!r} and {channel_id!r} would both be column {column!r}:"
                 " rename one of them, or put them into different tables."
             )
     return {channel_id: column for column, channel_id in owner.items()}

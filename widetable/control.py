@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS migration (
     number int PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
+CONTROL: Final = "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'migration'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,18 @@ def create_schema(conn: Connection, name: str) -> None:
         conn.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
 
 
+def has_control(conn: Connection, control_schema: str) -> bool:
+    """Whether there is a control schema of that name, of whatever version."""
+    return conn.execute(CONTROL, [control_schema]).fetchone() is not None
+
+
 def check_control(conn: Connection, control_schema: str) -> None:
     """Use the control schema if it is exactly the one this program was written for.
 
     Raises:
         ConfigurationError: missing, older or newer; the message says which command to run.
     """
-    row = conn.execute("SELECT to_regclass(%s)", [f'"{control_schema}".migration']).fetchone()
-    if row is None or row[0] is None:
+    if not has_control(conn, control_schema):
         raise ConfigurationError(
             f"The target database has no control schema {control_schema!r}: run `cdc-consumer schema apply` first"
             " (or set CDC_TARGET__CONTROL_SCHEMA)."

@@ -21,6 +21,7 @@ from widetable.postgres import Connection
 from widetable.registry import read_registry
 from widetable.schema_plan import SchemaPlan
 from widetable.settings import TargetSettings
+from widetable.splitting import place_in_parts
 from widetable.statements import load_statements
 from widetable.wide_table import table_name
 
@@ -41,11 +42,12 @@ FORGET: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Droppable:
-    """A table that `drop_tables` would drop."""
+    """A table, or the view on a table's parts, that `drop_tables` would drop; views come first."""
 
     name: str
     estimated_rows: int
     size_bytes: int
+    is_view: bool = False
 
 
 def droppable_tables(conn: Connection, target: TargetSettings, plan: SchemaPlan) -> list[Droppable]:
@@ -57,8 +59,11 @@ def droppable_tables(conn: Connection, target: TargetSettings, plan: SchemaPlan)
         plan: what is to be applied afterwards.
     """
     registry = read_registry(conn)
-    planned = {table_name(ship_id, system.table_no) for ship_id in plan.ships for system in plan.systems}
-    names = planned | set(registry.tables() if registry else ())
+    suffixes = {str(system.reader_no) for system in plan.systems}
+    suffixes |= {system.suffix for system in place_in_parts(plan, None).systems}
+    names = {table_name(ship_id, suffix) for ship_id in plan.ships for suffix in suffixes}
+    if registry:
+        names |= {*registry.tables(), *registry.views()}
     schema = registry.wide_schema if registry else target.wide_schema
     return [Droppable(*row) for row in conn.execute(SQL["droppable"], [schema, sorted(names)])]
 
@@ -74,7 +79,8 @@ def drop_tables(conn: Connection, target: TargetSettings, tables: Sequence[Dropp
         registry = read_registry(conn)
         schema = registry.wide_schema if registry else target.wide_schema
         for table in tables:
-            conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, table.name)))
+            drop = sql.SQL("DROP VIEW {}" if table.is_view else "DROP TABLE {}")
+            conn.execute(drop.format(sql.Identifier(schema, table.name)))
         for statement in FORGET:
             conn.execute(SQL[statement])
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import psycopg
+from psycopg import sql
 
 from widetable.control import check_control
 from widetable.ddl import create_tables, ddl_errors
@@ -23,6 +24,7 @@ from widetable.drain import Destination, Drain
 from widetable.errors import ConfigurationError
 from widetable.layout_lock import layout_change, raise_version
 from widetable.newcomers import register_newcomers
+from widetable.part_views import view_changes
 from widetable.postgres import Connection, fetch_one, retryable_errors
 from widetable.registry import Registry, require_registry, set_channels_live, set_ship_live
 from widetable.settings import TargetSettings
@@ -47,7 +49,7 @@ class GovernorReport:
         busy: another governor is at work; nothing was done.
         new_ships: registered as pending.
         new_channels: registered as pending.
-        altered_tables: got columns.
+        altered_tables: got columns; of a table in parts, its view likewise.
         drained_cells: moved from overflow to their columns.
         live_ships: pending no more.
         live_channels: pending no more.
@@ -132,8 +134,10 @@ class Governor:
         registry = require_registry(self._conn)
         pending = [column for column in registry.columns[table_no] if column.pending]
         names = [name for name, (_, no) in registry.tables().items() if no == table_no]
-        if not self._add_columns(names, pending) or not self._drain_early(
-            self._channel_drains(registry, table_no, pending)
+        if not (
+            self._add_columns(names, pending)
+            and self._show_columns(registry, table_no)
+            and self._drain_early(self._channel_drains(registry, table_no, pending))
         ):
             return
         with layout_change(self._conn):
@@ -150,31 +154,43 @@ class Governor:
         return [self._drain(registry, ship, name, pending) for name, (ship, no) in tables if no == table_no]
 
     def _add_columns(self, names: Sequence[str], pending: Sequence[Column]) -> bool:
-        """Add the columns that tables lack; returns whether all have them now.
-
-        Tries a few times, and gives readers a pause in between.
-        """
+        """Add the columns that tables lack; returns whether all have them now."""
         there = found_columns(self._conn, self._target.wide_schema, names)
         self._report.stuck += [
             f"{name} is missing: run `cdc-consumer schema apply`" for name in names if name not in there
         ]
-        lacking = {
-            name: [column for column in pending if column.name not in columns]
+        changes = {
+            name: add_columns(self._target.wide_schema, name, lacking)
             for name, columns in there.items()
+            if (lacking := [column for column in pending if column.name not in columns])
         }
-        left = [name for name in names if lacking.get(name)]
+        return self._alter_all(changes) and len(there) == len(names)
+
+    def _show_columns(self, registry: Registry, table_no: int) -> bool:
+        """Show readers the columns of a part; returns whether all views have them now."""
+        system = next(system for system in registry.systems if system.table_no == table_no)
+        shown = {name for name, (_, number) in registry.views().items() if number == system.reader_no}
+        changes = view_changes(self._conn, registry)
+        return self._alter_all({name: changes[name] for name in sorted(shown & changes.keys())})
+
+    def _alter_all(self, changes: Mapping[str, sql.Composed]) -> bool:
+        """Run the statement of each table or view; returns whether all were run.
+
+        Tries a few times, and gives readers a pause in between.
+        """
+        left = list(changes)
         for pause_s in (*BACKOFF_S, 0.0):
-            left = self._alter(left, lacking)
+            left = self._alter(left, changes)
             if not left or time.monotonic() > self._deadline_s:
                 break
             time.sleep(pause_s)
         self._report.stuck += [
             f"{name}: its new columns wait for a lock that somebody holds" for name in left
         ]
-        return not left and len(there) == len(names)
+        return not left
 
-    def _alter(self, names: Sequence[str], lacking: Mapping[str, Sequence[Column]]) -> list[str]:
-        """Alter tables up to the first one that a reader holds; returns those that are left.
+    def _alter(self, names: Sequence[str], changes: Mapping[str, sql.Composed]) -> list[str]:
+        """Alter up to the first table that a reader holds; returns those that are left.
 
         One transaction and one new version for all: every version makes every writer prepare itself anew.
         """
@@ -186,8 +202,7 @@ class Governor:
             try:
                 while left:
                     with self._conn.transaction():  # a savepoint: what is altered stays
-                        statement = add_columns(self._target.wide_schema, left[0], lacking[left[0]])
-                        self._conn.execute(statement)
+                        self._conn.execute(changes[left[0]])
                     self._report.altered_tables.append(left.pop(0))
             except psycopg.errors.LockNotAvailable:
                 # The one that is held goes to the end, so that it can't keep the others waiting.

@@ -43,39 +43,54 @@ class Newcomers:
 
 @dataclass(slots=True)
 class Room:
-    """What a table holds already; `seen_bytes` is the average recent row, of the ship with the largest."""
+    """What a physical table holds; `seen_bytes` is the average recent row, of the ship with the largest."""
 
-    owner: dict[str, str] = field(default_factory=dict)
     sizes: list[ColumnSize] = field(default_factory=list)
     dropped: int = 0
     seen_bytes: int = 0
 
-    def refuses(self, channel: PlannedChannel) -> str | None:
-        """Why the table can't take the channel; None if it can."""
+    def refuses(self, channel: PlannedChannel) -> list[str]:
+        """Why the table can't take the channel; empty if it can."""
+        size = row_size([*self.sizes, channel.size], self.dropped)
+        seen_bytes = self.seen_bytes + math.ceil(channel.size.typical_bytes)
+        typical, high = max(size.typical_bytes, seen_bytes), max(size.high_bytes, seen_bytes)
+        return misfits(replace(size, typical_bytes=typical, high_bytes=high))
+
+    def take(self, channel: PlannedChannel) -> None:
+        """Count the channel in."""
+        self.sizes.append(channel.size)
+        self.seen_bytes += math.ceil(channel.size.typical_bytes) if self.seen_bytes else 0
+
+
+@dataclass(slots=True)
+class Rooms:
+    """The physical tables of one table that readers know, by number, and its columns' channels."""
+
+    room: dict[int, Room]
+    owner: dict[str, str]
+
+    def find(self, channel: PlannedChannel) -> PlannedChannel | str:
+        """The channel in the first part that has room for it, or why it stays in overflow."""
         where = f"channel {channel.channel_id} stays in overflow: table {channel.table_no}"
         if owner := self.owner.get(channel.column_name):
             return f"{where} has column {channel.column_name!r} already, for channel {owner}"
-        size = row_size([*self.sizes, channel.size], self.dropped)
-        seen = replace(
-            size,
-            typical_bytes=max(size.typical_bytes, self.seen_bytes + math.ceil(channel.size.typical_bytes)),
-        )
-        reasons = misfits(seen)
-        return f"{where} is full: {'; '.join(reasons)}" if reasons else None
+        reasons: list[str] = []
+        for table_no, room in self.room.items():
+            if not (reasons := room.refuses(channel)):
+                return replace(channel, table_no=table_no)
+        return f"{where} is full: {'; '.join(reasons)}"
 
     def take(self, channel: PlannedChannel) -> None:
         """Count the channel in."""
         self.owner[channel.column_name] = channel.channel_id
-        self.sizes.append(channel.size)
-        self.seen_bytes += math.ceil(channel.size.typical_bytes) if self.seen_bytes else 0
+        self.room[channel.table_no].take(channel)
 
 
 def register_newcomers(conn: Connection, target: TargetSettings) -> Newcomers:
     """Register what the policies allow, at most `NEWCOMERS_PER_STEP` of each kind."""
     found = Newcomers()
     registry = require_registry(conn)
-    ships = [ship_id for (ship_id,) in conn.execute(SQL["unknown_ships"])]
-    channels = [channel_id for (channel_id,) in conn.execute(SQL["unknown_channels"])]
+    ships, channels = unknown_ships(conn), unknown_channels(conn)
     if registry.new_ships == "manual":
         found.waiting += [f"ship {ship_id}: `schema apply --ship-id {ship_id}` adds it" for ship_id in ships]
     else:
@@ -87,11 +102,22 @@ def register_newcomers(conn: Connection, target: TargetSettings) -> Newcomers:
     return found
 
 
+def unknown_ships(conn: Connection) -> list[str]:
+    """Ships that overflow holds cells of, and that have no tables."""
+    return [ship_id for (ship_id,) in conn.execute(SQL["unknown_ships"])]
+
+
+def unknown_channels(conn: Connection) -> list[str]:
+    """Channels that overflow holds cells of, and that have no column."""
+    return [channel_id for (channel_id,) in conn.execute(SQL["unknown_channels"])]
+
+
 def _register_ships(conn: Connection, target: TargetSettings, ships: Sequence[str], found: Newcomers) -> None:
     for ship_id in ships:
         with layout_change(conn):
             registry = require_registry(conn)
-            if reason := refuse_ship(ship_id, list(registry.columns), registry.owner_of_prefix):
+            suffixes = [system.suffix for system in registry.systems]
+            if reason := refuse_ship(ship_id, suffixes, registry.owner_of_prefix):
                 found.stuck.append(reason)
             elif len(found.ships) < NEWCOMERS_PER_STEP:
                 write_ship(conn, ship_id)
@@ -105,15 +131,15 @@ def _register_channels(conn: Connection, channels: Sequence[str], found: Newcome
         return
     with layout_change(conn):
         registry = require_registry(conn)
-        rooms = {table_no: _room(conn, registry, table_no) for table_no in registry.columns}
+        rooms = _rooms(conn, registry)
         for channel_id in channels:
             channel = _plan_channel(conn, registry, channel_id)
-            room = rooms.setdefault(channel.table_no, Room())
-            if reason := room.refuses(channel):
-                found.stuck.append(reason)
+            placed = rooms[channel.table_no].find(channel)
+            if isinstance(placed, str):
+                found.stuck.append(placed)
             elif len(found.channels) < NEWCOMERS_PER_STEP:
-                write_channels(conn, [channel])
-                room.take(channel)
+                write_channels(conn, [placed])
+                rooms[channel.table_no].take(placed)
                 found.channels.append(channel_id)
         if found.channels:
             raise_version(conn)
@@ -129,11 +155,21 @@ def _plan_channel(conn: Connection, registry: Registry, channel_id: str) -> Plan
     return PlannedChannel(channel_id, table_no, column_name(channel_id), column_type)
 
 
+def _rooms(conn: Connection, registry: Registry) -> dict[int, Rooms]:
+    """By the number that readers know."""
+    return {
+        number: Rooms(
+            {system.table_no: _room(conn, registry, system.table_no) for system in registry.parts(number)},
+            {column.name: column.channel_id for column in registry.reader_columns(number)},
+        )
+        for number in {system.reader_no for system in registry.systems}
+    }
+
+
 def _room(conn: Connection, registry: Registry, table_no: int) -> Room:
     names = [name for name, (_, no) in registry.tables().items() if no == table_no]
-    columns = registry.columns[table_no]
+    columns = registry.columns.get(table_no, ())
     return Room(
-        owner={column.name: column.channel_id for column in columns},
         sizes=[ColumnSize(column.column_type) for column in columns],
         dropped=dropped_columns(conn, registry.wide_schema, names),
         seen_bytes=max((recent_row_bytes(conn, registry.wide_schema, name) for name in names), default=0),

@@ -7,12 +7,10 @@ table, its column and its ordinal for ever; a plan that is registered already ch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from widetable.channel_map import column_names
 from widetable.errors import ConfigurationError
 from widetable.layout_lock import raise_version
-from widetable.planner import TYPICAL_TEXT_BYTES, ColumnSize, row_size
 from widetable.postgres import Connection
 from widetable.registry import (
     Registry,
@@ -22,8 +20,10 @@ from widetable.registry import (
     write_layout,
     write_policies,
     write_rules,
+    write_systems,
 )
-from widetable.schema_plan import PlannedChannel, SchemaPlan, require_fit
+from widetable.schema_plan import PlannedChannel, SchemaPlan
+from widetable.splitting import place_in_parts, require_columns, require_fit
 
 
 @dataclass(slots=True)
@@ -38,6 +38,7 @@ class Changes:
     channels: list[str] = field(default_factory=list)
     ships: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+    adopted: list[str] = field(default_factory=list)
     grants: list[str] = field(default_factory=list)
     pending: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -49,9 +50,14 @@ class Changes:
 def register_plan(conn: Connection, wide_schema: str, plan: SchemaPlan) -> Changes:
     """Register what the plan names and the control schema lacks, in the caller's layout change.
 
+    Args:
+        conn: a session that uses the control schema.
+        wide_schema: where the wide tables are.
+        plan: from `plan_schema`, by the tables that readers know.
+
     Raises:
         ConfigurationError: the plan contradicts what is settled, two channels of a table share a column, or
-            the registered channels and the new ones don't fit one row.
+            the registered channels and the new ones don't fit their tables.
     """
     changes = Changes()
     registry = read_registry(conn)
@@ -60,10 +66,12 @@ def register_plan(conn: Connection, wide_schema: str, plan: SchemaPlan) -> Chang
         changes.settings.append(f"layout: {plan.column_type} columns, deletes {plan.deletes}")
         registry = require_registry(conn)
     _require_settled(registry, wide_schema, plan)
-    changes.settings += _update_policies(conn, registry, plan)
+    placed = place_in_parts(plan, registry)
+    require_columns(placed)
+    require_fit(placed)
+    changes.settings += _add_systems(conn, registry, placed) + _update_policies(conn, registry, plan)
     known = registry.channel_ids
-    new = [channel for channel in plan.channels if channel.channel_id not in known]
-    _require_room(registry, plan, new)
+    new = [channel for channel in placed.channels if channel.channel_id not in known]
     write_channels(conn, new)
     changes.channels += [channel.channel_id for channel in new]
     changes.notes += _moved(registry, plan) + _assumed(new)
@@ -77,7 +85,7 @@ def _require_settled(registry: Registry, wide_schema: str, plan: SchemaPlan) -> 
         "--column-type": (registry.column_type, plan.column_type),
         "--deletes": (registry.deletes, plan.deletes),
         "CDC_TARGET__WIDE_SCHEMA": (registry.wide_schema, wide_schema),
-        "--layout": (_systems(registry), _systems(plan)),
+        "--layout": (_systems(registry, plan), _systems(plan, registry)),
     }
     for option, (there, wanted) in settled.items():
         if there != wanted:
@@ -87,37 +95,33 @@ def _require_settled(registry: Registry, wide_schema: str, plan: SchemaPlan) -> 
             )
 
 
-def _systems(of: Registry | SchemaPlan) -> str:
-    return ", ".join(f"{system.table_no} {system.name}" for system in of.systems)
+def _systems(of: Registry | SchemaPlan, other: Registry | SchemaPlan) -> str:
+    """The tables that both know, as `of` calls them; others may be added."""
+    shared = {system.reader_no for system in other.systems}
+    named = {system.reader_no: system.name for system in of.systems if system.reader_no in shared}
+    return ", ".join(f"{number} {name}" for number, name in sorted(named.items()))
+
+
+def _add_systems(conn: Connection, registry: Registry, placed: SchemaPlan) -> list[str]:
+    known = {system.table_no for system in registry.systems}
+    new = [system for system in placed.systems if system.table_no not in known]
+    if new and any(system.is_default for system in registry.systems):
+        new = [replace(system, is_default=False) for system in new]  # `write_policies` moves it
+    write_systems(conn, new)
+    return [f"table {system.suffix} {system.name}" for system in new if known or system.part]
 
 
 def _update_policies(conn: Connection, registry: Registry, plan: SchemaPlan) -> list[str]:
     updated = []
-    there = (registry.new_channels, registry.new_ships, registry.systems)
-    if there != (plan.new_channels, plan.new_ships, plan.systems):
+    default_no = registry.default_table_no if registry.systems else plan.default_table_no
+    there = (registry.new_channels, registry.new_ships, default_no)
+    if there != (plan.new_channels, plan.new_ships, plan.default_table_no):
         write_policies(conn, plan)
         updated.append(f"policies: new channels {plan.new_channels}, new ships {plan.new_ships}")
     if registry.rules != plan.rules:
         write_rules(conn, plan.rules)
         updated.append(f"{len(plan.rules)} prefix rules")
     return updated
-
-
-def _require_room(registry: Registry, plan: SchemaPlan, new: Sequence[PlannedChannel]) -> None:
-    """Channels that the governor added count too, so the plan's own sizes are not enough."""
-    names = {system.table_no: system.name for system in plan.systems}
-    text_bytes = {channel.channel_id: channel.text_bytes for channel in plan.channels}
-    sizes = {}
-    for table_no in names:
-        there = registry.columns.get(table_no, ())
-        added = [channel for channel in new if channel.table_no == table_no]
-        column_names([*(column.channel_id for column in there), *(channel.channel_id for channel in added)])
-        known = [
-            ColumnSize(column.column_type, text_bytes.get(column.channel_id, TYPICAL_TEXT_BYTES))
-            for column in there
-        ]
-        sizes[table_no] = row_size([*known, *(channel.size for channel in added)])
-    require_fit(sizes, names)
 
 
 def _assumed(new: Sequence[PlannedChannel]) -> list[str]:
@@ -127,7 +131,8 @@ def _assumed(new: Sequence[PlannedChannel]) -> list[str]:
 
 
 def _moved(registry: Registry, plan: SchemaPlan) -> list[str]:
-    home = {column.channel_id: no for no, columns in registry.columns.items() for column in columns}
+    readers = {system.table_no: system.reader_no for system in registry.systems}
+    home = {column.channel_id: readers[no] for no, columns in registry.columns.items() for column in columns}
     return [
         f"channel {channel.channel_id} stays in table {home[channel.channel_id]}, though it is in the list of"
         f" table {channel.table_no} now"

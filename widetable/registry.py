@@ -32,7 +32,7 @@ class Registry:
     new_ships: Policy
     systems: tuple[System, ...]
     rules: tuple[PrefixRule, ...]
-    columns: Mapping[int, Sequence[Column]]  # by table number, in order of their ordinals
+    columns: Mapping[int, Sequence[Column]]  # by physical table number, in order of their ordinals
     ships: Mapping[str, bool]  # ship id -> whether it is pending
 
     @property
@@ -42,10 +42,19 @@ class Registry:
 
     @property
     def default_table_no(self) -> int:
-        """The table of channels that no rule places."""
+        """The table, as readers know it, of channels that no rule places."""
         return next(
-            (system.table_no for system in self.systems if system.is_default), self.systems[0].table_no
+            (system.reader_no for system in self.systems if system.is_default), self.systems[0].reader_no
         )
+
+    def parts(self, reader_no: int) -> list[System]:
+        """The physical tables of a table that readers know; one that is whole is its own only part."""
+        return [system for system in self.systems if system.reader_no == reader_no]
+
+    def reader_columns(self, reader_no: int) -> list[Column]:
+        """The columns of a table as readers see it, in order of their ordinals."""
+        parts = [self.columns.get(system.table_no, ()) for system in self.parts(reader_no)]
+        return sorted((column for part in parts for column in part), key=lambda column: column.ordinal)
 
     @property
     def owner_of_prefix(self) -> dict[str, str]:
@@ -53,10 +62,26 @@ class Registry:
         return {table_prefix(ship_id): ship_id for ship_id in self.ships}
 
     def tables(self, ship_ids: Iterable[str] | None = None) -> dict[str, tuple[str, int]]:
-        """Table name -> (ship, table number) of these ships or of all; systems without channels have none."""
-        ships = self.ships if ship_ids is None else ship_ids
-        pairs = sorted((table_name(ship_id, no), (ship_id, no)) for ship_id in ships for no in self.columns)
-        return dict(pairs)
+        """Physical table -> (ship, table number), of these ships or of all; systems without channels have none."""
+        ships = self.ships if ship_ids is None else list(ship_ids)
+        filled = [system for system in self.systems if system.table_no in self.columns]
+        pairs = [
+            (table_name(ship, system.suffix), (ship, system.table_no)) for ship in ships for system in filled
+        ]
+        return dict(sorted(pairs))
+
+    def views(self, ship_ids: Iterable[str] | None = None) -> dict[str, tuple[str, int]]:
+        """View -> (ship, number that readers know), for the tables in parts of these ships or of all."""
+        ships = self.ships if ship_ids is None else list(ship_ids)
+        split = sorted({system.reader_no for system in self.systems if system.part})
+        pairs = [(table_name(ship, str(number)), (ship, number)) for ship in ships for number in split]
+        return dict(sorted(pairs))
+
+    def reader_names(self, ship_ids: Iterable[str] | None = None) -> list[str]:
+        """What readers read: the tables that are whole, and the views on the others."""
+        parts = {system.table_no for system in self.systems if system.part}
+        whole = [name for name, (_, number) in self.tables(ship_ids).items() if number not in parts]
+        return sorted([*whole, *self.views(ship_ids)])
 
 
 def read_registry(conn: Connection) -> Registry | None:
@@ -99,19 +124,24 @@ def _columns(conn: Connection) -> dict[int, list[Column]]:
 
 
 def write_layout(conn: Connection, plan: SchemaPlan, wide_schema: str) -> None:
-    """Settle the layout and its systems, once."""
+    """Settle the layout, once."""
     choices = [plan.column_type, wide_schema, plan.deletes, plan.new_channels, plan.new_ships]
     conn.execute(SQL["insert_layout"], choices)
-    for system in plan.systems:
-        conn.execute(SQL["insert_system"], [system.table_no, system.name, system.is_default])
+
+
+def write_systems(conn: Connection, systems: Iterable[System]) -> None:
+    """Register tables, or parts of them; a ship's are created by `ddl.create_tables`."""
+    for system in systems:
+        row = [system.table_no, system.name, system.is_default, system.part]
+        conn.execute(SQL["insert_system"], row)
 
 
 def write_policies(conn: Connection, plan: SchemaPlan) -> None:
     """Change what may change later: the policies, and which table takes channels that no rule places."""
     conn.execute(SQL["update_policies"], [plan.new_channels, plan.new_ships])
     conn.execute(SQL["unset_default_system"])
-    default = next(system.table_no for system in plan.systems if system.is_default)
-    conn.execute(SQL["set_default_system"], [default])
+    # The first part of a table has the table's number.
+    conn.execute(SQL["set_default_system"], [plan.default_table_no])
 
 
 def write_rules(conn: Connection, rules: Sequence[PrefixRule]) -> None:

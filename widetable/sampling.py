@@ -6,24 +6,27 @@ billions of rows; every query walks an index and reads what the sample holds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from importlib.resources import files
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
 
 from widetable.errors import ConfigurationError
 from widetable.narrow import FORMATS, VALUE_COLUMNS
+from widetable.planner import NEVER_TOASTED_BYTES, ColumnSize
 from widetable.postgres import Connection
 from widetable.settings import SourceSettings
 from widetable.statements import load_statements
 from widetable.values import ColumnType, value_sql
 
 SQL: Final = load_statements(files("widetable") / "sql" / "sampling.sql")
+MICROSECOND: Final = timedelta(microseconds=1)
 TYPE_OF_FORMAT: Final[Mapping[str, ColumnType]] = {
     "Decimal": "float8",
     "Integer": "int8",
@@ -56,12 +59,45 @@ class ChannelSample:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the source contains; `since` and `until` are None if it is empty."""
+    """What the source contains; `since` and `until` are None if it is empty.
+
+    `excess_bytes` says, by table number, how many bytes more than the average values of its channels the 99.9th
+    percentile of the observed rows takes.
+    """
 
     ships: tuple[str, ...]
     since: datetime | None = None
     until: datetime | None = None
     channels: Mapping[str, ChannelSample] = field(default_factory=dict)
+    excess_bytes: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which samples to look at: the last `minutes`, or with a bound all of a period (upper bound exclusive)."""
+
+    minutes: int = 60
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def is_period(self) -> bool:
+        """A person said from when or until when."""
+        return self.since is not None or self.until is not None
+
+    def bounds(self, latest: datetime | None) -> tuple[datetime | None, datetime | None]:
+        """(exclusive, inclusive) moments: an upper None is an empty source, a lower None no bound."""
+        if latest is None:
+            return None, None
+        until = latest if self.until is None else self.until - MICROSECOND
+        if not self.is_period:
+            return until - timedelta(minutes=self.minutes), until
+        return (self.since - MICROSECOND if self.since else None), until
+
+    def __str__(self) -> str:
+        """The period in words."""
+        named = {"from": self.since, "until": self.until}
+        return " ".join(f"{word} {moment.isoformat(' ')}" for word, moment in named.items() if moment)
 
 
 def source_ships(conn: Connection, source: SourceSettings) -> tuple[str, ...]:
@@ -78,21 +114,24 @@ def take_sample(
     conn: Connection,
     source: SourceSettings,
     *,
-    minutes: int,
+    window: Window,
     ships: Sequence[str] = (),
-    listed: Collection[str] = (),
+    tables: Mapping[str, int] = MappingProxyType({}),
+    others: Iterable[str] = (),
 ) -> Sample:
-    """Look at the last `minutes`; of listed channels that were silent then, at the last sample.
+    """Look at the samples in the window; of named channels that were silent then, at the last sample.
 
     Args:
         conn: a session on the source, with text settings pinned.
         source: names the narrow table.
-        minutes: length of the window.
+        window: which samples.
         ships: only these; all of the source if empty.
-        listed: channel ids that the channel lists name.
+        tables: the listed channels, and the table of each.
+        others: channels that stand in no list.
 
     Raises:
-        ConfigurationError: no such table, no right to read it, or a ship that the source does not have.
+        ConfigurationError: no such table, no right to read it, a ship that the source does not have, or a period
+            without samples.
     """
     known = source_ships(conn, source)
     if unknown := set(ships) - set(known):
@@ -102,11 +141,15 @@ def take_sample(
         )
     chosen = tuple(ships) or known
     with _readable(source):
-        until = _latest(conn, source)
-        since = until - timedelta(minutes=minutes) if until else None
-        channels = _seen(conn, source, since, until, ships) if since and until else {}
-        silent = sorted(set(listed) - channels.keys())
-        return Sample(chosen, since, until, channels | _last_seen(conn, source, chosen, silent))
+        looked = Looked(conn, source, *window.bounds(_latest(conn, source)), ships)
+        channels = looked.channels()
+        if window.is_period and not channels:
+            raise ConfigurationError(
+                f"The source has no samples {window}: choose another --from and --until."
+            )
+        silent = sorted({*tables, *others} - channels.keys())
+        known_channels = channels | _last_seen(conn, source, chosen, silent)
+        return Sample(chosen, looked.since, looked.until, known_channels, looked.excess(channels, tables))
 
 
 def _latest(conn: Connection, source: SourceSettings) -> datetime | None:
@@ -114,14 +157,45 @@ def _latest(conn: Connection, source: SourceSettings) -> datetime | None:
     return row[0] if row else None
 
 
-def _seen(
-    conn: Connection, source: SourceSettings, since: datetime, until: datetime, ships: Sequence[str]
-) -> dict[str, ChannelSample]:
-    chosen = (
-        sql.SQL("t.ship_id = ANY ({}::text[])").format(sql.Literal(list(ships))) if ships else sql.SQL("true")
-    )
-    bounds = {"since": sql.Literal(since), "until": sql.Literal(until), "ship_condition": chosen}
-    return _channel_samples(conn.execute(_statement("channels", source, **bounds)))
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The samples of some ships (all if none is named) in a window, which is empty without an upper bound."""
+
+    conn: Connection
+    source: SourceSettings
+    since: datetime | None
+    until: datetime | None
+    ships: Sequence[str]
+
+    def channels(self) -> dict[str, ChannelSample]:
+        """What was seen of each channel."""
+        return _channel_samples(self._run("channels")) if self.until else {}
+
+    def excess(self, channels: Mapping[str, ChannelSample], tables: Mapping[str, int]) -> dict[int, float]:
+        """`Sample.excess_bytes`."""
+        seen = sorted(channel for channel in channels.keys() & tables.keys() if channels[channel].formats)
+        if not seen:
+            return {}
+        typical = [ColumnSize("text", channels[channel].text_bytes).typical_bytes for channel in seen]
+        found = self._run(
+            "excess",
+            never_toasted=sql.Literal(NEVER_TOASTED_BYTES),
+            channels=_array(seen, "text"),
+            tables=_array([tables[channel] for channel in seen], "int"),
+            bytes=_array(typical, "float8"),
+        )
+        return {table_no: float(excess) for table_no, excess in found}
+
+    def _run(self, name: str, **parts: sql.Composable) -> Iterable[tuple[Any, ...]]:
+        chosen = sql.SQL("true").format()
+        if self.ships:
+            chosen = sql.SQL("t.ship_id = ANY ({})").format(_array(self.ships, "text"))
+        bounds = {"since": sql.Literal(self.since or "-infinity"), "until": sql.Literal(self.until)}
+        return self.conn.execute(_statement(name, self.source, ship_condition=chosen, **bounds, **parts))
+
+
+def _array(values: Sequence[Any], element: LiteralString) -> sql.Composed:
+    return sql.SQL("{}::{}[]").format(sql.Literal(list(values)), sql.SQL(element))
 
 
 def _last_seen(
@@ -129,10 +203,7 @@ def _last_seen(
 ) -> dict[str, ChannelSample]:
     if not ships or not channels:
         return {}
-    wanted = {
-        name: sql.SQL("{}::text[]").format(sql.Literal(list(ids)))
-        for name, ids in (("ships", ships), ("channels", channels))
-    }
+    wanted = {"ships": _array(ships, "text"), "channels": _array(channels, "text")}
     return _channel_samples(conn.execute(_statement("silent", source, **wanted)))
 
 

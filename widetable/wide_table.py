@@ -87,17 +87,17 @@ def table_prefix(ship_id: str) -> str:
     return ship_id.lower()
 
 
-def table_name(ship_id: str, table_no: int) -> str:
-    """The name of a ship's wide table."""
-    return f"{PREFIX}{table_prefix(ship_id)}_{table_no}"
+def table_name(ship_id: str, suffix: str) -> str:
+    """The name of a ship's wide table (`2`), or of a part of it (`2p1`)."""
+    return f"{PREFIX}{table_prefix(ship_id)}_{suffix}"
 
 
-def refuse_ship(ship_id: str, table_nos: Iterable[int], owner_of_prefix: Mapping[str, str]) -> str | None:
+def refuse_ship(ship_id: str, suffixes: Iterable[str], owner_of_prefix: Mapping[str, str]) -> str | None:
     """Why a ship can't have tables; None if it can.
 
     Args:
         ship_id: the ship as the source calls it.
-        table_nos: the tables it would have.
+        suffixes: of the tables it would have.
         owner_of_prefix: the ship that has a table prefix already.
     """
     if not ship_id.strip() or "\0" in ship_id:
@@ -105,9 +105,8 @@ def refuse_ship(ship_id: str, table_nos: Iterable[int], owner_of_prefix: Mapping
     owner = owner_of_prefix.get(table_prefix(ship_id), ship_id)
     if owner != ship_id:
         return f"Ships {owner!r} and {ship_id!r} differ in case only and would share their tables."
-    too_long = [
-        name for no in table_nos if len((name := table_name(ship_id, no)).encode()) > MAX_IDENTIFIER_BYTES
-    ]
+    names = [table_name(ship_id, suffix) for suffix in suffixes]
+    too_long = [name for name in names if len(name.encode()) > MAX_IDENTIFIER_BYTES]
     if too_long:
         return (
             f"Ship id {ship_id!r} is too long: {too_long[0]!r} has {len(too_long[0].encode())} bytes,"
@@ -117,13 +116,13 @@ def refuse_ship(ship_id: str, table_nos: Iterable[int], owner_of_prefix: Mapping
 
 
 def ship_problems(
-    ship_ids: Iterable[str], table_nos: Collection[int], registered: Iterable[str] = ()
+    ship_ids: Iterable[str], suffixes: Collection[str], registered: Iterable[str] = ()
 ) -> list[str]:
     """Why ships can't have tables of their own, one sentence each: ids that collide or are too long."""
     owner_of_prefix = {table_prefix(ship_id): ship_id for ship_id in registered}
     found = []
     for ship_id in ship_ids:
-        if reason := refuse_ship(ship_id, table_nos, owner_of_prefix):
+        if reason := refuse_ship(ship_id, suffixes, owner_of_prefix):
             found.append(reason)
         owner_of_prefix.setdefault(table_prefix(ship_id), ship_id)
     return found

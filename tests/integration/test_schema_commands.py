@@ -160,7 +160,9 @@ def test_dropping_makes_the_tables_again(run: Run, source: psycopg.Connection, t
     assert out.count("drops tbl_data_timeseries_s_") == 3
     assert check_tables(target) == []
     assert target.execute("SELECT FROM tenant.tbl_data_timeseries_s_2").fetchall() == []
-    assert require_registry(target).column_type == "typed"
+    registry = require_registry(target)
+    assert registry.column_type == "typed"
+    assert {column.column_type for column in registry.columns[2]} == {"float8"}
 
 
 @pytest.mark.parametrize("answer", [True, False])

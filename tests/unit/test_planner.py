@@ -14,9 +14,9 @@ from widetable.schema_plan import (
     SchemaPlan,
     conflicting_formats,
     plan_schema,
-    require_fit,
     unlisted_channels,
 )
+from widetable.splitting import place_in_parts, require_fit
 from widetable.values import ColumnType
 
 
@@ -28,7 +28,7 @@ def sample_of(**formats: dict[str, int]) -> Sample:
 
 def require_plan(plan: SchemaPlan) -> None:
     """What `apply_schema` asks first."""
-    require_fit(plan.sizes(), {system.table_no: system.name for system in plan.systems})
+    require_fit(place_in_parts(plan, None))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 SELECT version, column_type, wide_schema, deletes, new_channels, new_ships FROM layout
 
 -- systems --
-SELECT table_no, name, is_default FROM system ORDER BY table_no
+SELECT table_no, name, is_default, part FROM system ORDER BY reader_no, part
 
 -- rules --
 SELECT prefix, table_no FROM prefix_rule ORDER BY position
@@ -24,7 +24,7 @@ VALUES (pg_current_xact_id()::text::bigint, %s, %s, %s, %s, %s)
 UPDATE layout SET new_channels = %s, new_ships = %s
 
 -- insert_system --
-INSERT INTO system (table_no, name, is_default) VALUES (%s, %s, %s)
+INSERT INTO system (table_no, name, is_default, part) VALUES (%s, %s, %s, %s)
 
 -- unset_default_system --
 UPDATE system SET is_default = false WHERE is_default

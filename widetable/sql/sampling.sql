@@ -23,6 +23,20 @@ FROM (
 GROUP BY channel_id, value_format
 ORDER BY channel_id, count(*) DESC, value_format
 
+-- excess --
+-- Per table: how many bytes more than its channels' averages the 99.9th percentile of the observed rows takes. A row
+-- that is not full is measured by the channels that it has.
+SELECT table_no, percentile_disc(0.999) WITHIN GROUP (ORDER BY excess)
+FROM (
+    SELECT m.table_no, sum(least(octet_length({value}) + 1, {never_toasted}) - m.typical_bytes) AS excess
+    FROM {table} t
+    JOIN unnest({channels}, {tables}, {bytes}) AS m (channel_id, table_no, typical_bytes)
+      ON m.channel_id = t.data_channel_id
+    WHERE t.created_time > {since} AND t.created_time <= {until} AND {ship_condition} AND ({value}) IS NOT NULL
+    GROUP BY t.ship_id, t.created_time, m.table_no
+) observed
+GROUP BY table_no
+
 -- silent --
 -- The last sample of channels that were silent: one probe of the primary key per ship and channel.
 SELECT channel_id, value_format, count(*), avg(octet_length(value)), max(octet_length(value))

@@ -23,8 +23,8 @@ from widetable.verify.scope import Cell, Span
 TABLES: Final = """
 SELECT s.ship_id, r.relname::text, array_agg(c.channel_id ORDER BY c.ordinal),
        array_agg(c.column_name ORDER BY c.ordinal), array_agg(c.ordinal ORDER BY c.ordinal)
-FROM ship s CROSS JOIN channel c
-JOIN pg_class r ON r.relname = 'tbl_data_timeseries_' || s.table_prefix || '_' || c.table_no
+FROM ship s CROSS JOIN channel c JOIN system y USING (table_no)
+JOIN pg_class r ON r.relname = 'tbl_data_timeseries_' || s.table_prefix || '_' || y.suffix
  AND r.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
 JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = c.column_name AND NOT a.attisdropped
 GROUP BY s.ship_id, r.relname
