@@ -188,4 +188,5 @@ def environment_of(source_dsn: str, target_dsn: str, base: Mapping[str, str]) ->
         "CDC_BACKFILL__WORKERS": "1",
         "CDC_BACKFILL__SLICE_ROWS": "60",
         "CDC_BACKFILL__RETRY_WAIT_MAX_S": "0.1",
+        "CDC_BACKFILL__GOVERNOR": "false",  # other tests share the server, and would slow this one down
     }

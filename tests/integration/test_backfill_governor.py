@@ -77,6 +77,7 @@ def test_a_run_pauses_slows_down_and_says_so(
     emptied: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Paused while the slot retains too much, slowed while the source is busy; in the end all is copied."""
+    monkeypatch.setenv("CDC_BACKFILL__GOVERNOR", "true")
     monkeypatch.setattr(runner, "SOURCE_LOOK_S", 0.0)
     monkeypatch.setattr("backfill.progress.LINE_EVERY_S", 0.0)
     emptied.fill(12)
