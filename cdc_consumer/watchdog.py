@@ -31,7 +31,7 @@ from cdc_consumer.slot import Slot, read_slot
 from cdc_consumer.target_facts import Gauges
 from widetable.barrier import source_identity
 from widetable.command_line import named
-from widetable.errors import StoppedError
+from widetable.errors import ConfigurationError, StoppedError
 from widetable.hand_off import HandOff, read_ledger
 
 log = structlog.get_logger(__name__)
@@ -51,6 +51,7 @@ class Sight:
         broken: what no waiting mends. Seen once it is proven: an advanced slot looks healthy again as soon as
             Debezium has gone on from its new place.
         suspected: what is broken if it is seen again.
+        added: partitions that somebody added, if it is seen again: `repartition` takes them in.
         passing: what may pass by itself, or could not be looked at.
         gauges: metrics by name; one that could not be read is not there.
         slot: the slot, if it could be read.
@@ -59,6 +60,7 @@ class Sight:
 
     broken: list[str] = field(default_factory=list)
     suspected: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
     passing: list[str] = field(default_factory=list)
     gauges: dict[str, float | Mapping[str, float]] = field(default_factory=dict)
     slot: Slot | None = None
@@ -101,6 +103,7 @@ class Watchdog:
 
         Raises:
             StoppedError: the stream is broken for good; the message names the way out.
+            ConfigurationError: the topic has got partitions; the message names the command.
         """
         if self._looking:
             try:
@@ -124,13 +127,16 @@ class Watchdog:
 
     def _judge(self, sight: Sight) -> None:
         self._gauges = sight.gauges
-        news = {*sight.broken, *sight.suspected, *sight.passing}
+        news = {*sight.broken, *sight.suspected, *sight.added, *sight.passing}
         for text in sorted(news - self._told):
             log.warning("watchdog", found=text)
         self._told = news
-        self._bad_looks = self._bad_looks + 1 if sight.suspected else 0
-        if sight.broken or self._bad_looks >= CONFIRMING_LOOKS:
+        self._bad_looks = self._bad_looks + 1 if sight.suspected or sight.added else 0
+        confirmed = self._bad_looks >= CONFIRMING_LOOKS
+        if sight.broken or (sight.suspected and confirmed):
             raise StoppedError(f"{'; '.join([*sight.broken, *sight.suspected])}. {RUNBOOK}")
+        if sight.added and confirmed:
+            raise ConfigurationError("; ".join(sight.added))
 
     def _mend(self, sight: Sight) -> None:
         """Start a failed connector again, if its slot is known to be good."""
@@ -249,7 +255,7 @@ def _topic(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
     rows = read_ledger(parts.control(), hand_off.pipeline, hand_off.topic_id)
     topic = parts.kafka().describe(hand_off.topic)
     problem = health.topic_problem(topic, hand_off)
-    if problem is None and topic is not None:
-        problem = health.partition_problem(topic, [row.partition for row in rows])
     if problem is not None:
         sight.suspected.append(problem)
+    elif topic and (problem := health.partition_problem(topic, [row.partition for row in rows])):
+        sight.added.append(problem)

@@ -10,7 +10,7 @@ import pytest
 from cdc_consumer.slot import Slot
 from cdc_consumer.watchdog import CONFIRMING_LOOKS, Sight, Watchdog
 from tests.waiting import wait_until
-from widetable.errors import StoppedError
+from widetable.errors import ConfigurationError, StoppedError
 
 
 def slot(confirmed: int = 100) -> Slot:
@@ -60,6 +60,16 @@ def test_a_suspicion_stops_the_program_after_it_was_confirmed() -> None:
     with pytest.raises(StoppedError, match="topic t is gone"):
         world.look(10)
     assert CONFIRMING_LOOKS <= world.looks <= CONFIRMING_LOOKS + 1
+
+
+def test_partitions_that_somebody_added_stop_the_program_with_their_own_way_out() -> None:
+    """A new epoch would be too much."""
+    world = World()
+    world.sight = Sight(added=["run `cdc-consumer repartition`"])
+    with pytest.raises(ConfigurationError) as stopped:
+        world.look(10)
+    assert CONFIRMING_LOOKS <= world.looks <= CONFIRMING_LOOKS + 1
+    assert "reinit" not in str(stopped.value)
 
 
 def test_a_fault_that_passes_stops_nothing() -> None:
