@@ -16,6 +16,7 @@ from psycopg.rows import class_row, dict_row
 from widetable.hand_off import HandOff
 from widetable.layout import load_layout
 from widetable.lsn import format_lsn
+from widetable.newcomers import unknown_channels, unknown_ships
 from widetable.postgres import Connection, fetch_one
 from widetable.statements import load_statements
 
@@ -68,9 +69,11 @@ def slot_facts(name: str, state: str, retained_bytes: int, budget_bytes: int | N
 
 
 def cell_facts(conn: Connection, pipeline: str) -> Facts:
-    """Cells that are not where they belong, and newcomers that wait for their place."""
+    """Cells that are not where they belong, and newcomers that wait for their place; by name if for a person."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(SQL["cells"], {"pipeline": pipeline}).fetchall()[0]
+        counts = cursor.execute(SQL["cells"], {"pipeline": pipeline}).fetchall()[0]
+    waiting = {"waiting_channels": unknown_channels(conn), "waiting_ships": unknown_ships(conn)}
+    return {**counts, **{name: found for name, found in waiting.items() if found}}
 
 
 def read_plans(conn: Connection, pipeline: str) -> list[PlanState]:

@@ -13,6 +13,8 @@ MB: Final = 1 << 20
 TABLES: Final = frozenset({"partitions", "ships", "plans"})
 BARE: Final = frozenset({"state", "pipeline", "name", "error", "version"})
 """Their values need no label."""
+NAMED: Final = 10
+"""Entries of a list that are shown; JSON has all."""
 UNGROUPED: Final = frozenset({"barrier_xid", "epoch"})
 
 Facts = dict[str, Any]
@@ -69,7 +71,8 @@ MEASURES: Final[dict[str, Callable[[float], str]]] = {
 
 def _plain(key: str, value: Any) -> str:
     if isinstance(value, list):
-        value = ", ".join(map(str, value))
+        more = [f"and {len(value) - NAMED:,} more"] if len(value) > NAMED else []
+        value = ", ".join([*map(str, value[:NAMED]), *more])
     if isinstance(value, int) and key not in UNGROUPED:
         value = f"{value:,}"
     shown = "-" if value is None else str(value)

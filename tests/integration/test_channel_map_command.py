@@ -17,6 +17,7 @@ from widetable.errors import ExitCode
 from widetable.postgres import Connection, connect_target
 from widetable.registry import require_registry
 from widetable.settings import TargetSettings
+from widetable.state import cell_facts
 
 pytestmark = pytest.mark.postgres
 
@@ -140,6 +141,8 @@ def test_under_manual_newcomers_wait_for_a_person(
     report = report_of(run)
     assert (report["waiting_ships"], report["waiting_channels"]) == (["S8"], ["/v1/me02//new"])
     assert "Channels that wait in overflow" in run("plan")[1]
+    cells = cell_facts(target, "pipeline")
+    assert (cells["waiting_ships"], cells["waiting_channels"]) == (["S8"], ["/v1/me02//new"])
     path = tmp_path / "map.csv"
     run("plan", "--write", path)
     assert rows_of(path)["/v1/me02//new"]["note"] == "in no list; never seen"

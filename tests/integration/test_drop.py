@@ -9,7 +9,7 @@ from psycopg import sql
 
 from tests.wide_plans import plan_of
 from widetable.ddl import apply_schema, check_tables
-from widetable.drop import drop_tables, droppable_tables
+from widetable.drop import SQL, drop_tables, droppable_tables
 from widetable.errors import ConfigurationError
 from widetable.postgres import Connection, connect_target
 from widetable.registry import require_registry
@@ -85,6 +85,25 @@ def test_nothing_is_dropped_while_a_writer_is_at_work(
     assert check_tables(conn) == []
     drop_until_idle(lambda: drop_tables(conn, target, tables))
     assert droppable_tables(conn, target, plan_of("S1")) == []
+
+
+def test_a_writer_of_another_role_is_seen(conn: Connection, target: TargetSettings) -> None:
+    """PostgreSQL hides when its session began from a role that may only change tables."""
+    apply_schema(conn, target, plan_of("S1"))
+    role = sql.Identifier(f"ddl_{conn.info.dbname}")
+    with connect_target(target, "at-work") as writer:
+        writer.execute(
+            "INSERT INTO cdc.offset_ledger (pipeline, topic_id, partition, next_offset, backend_pid, backend_start)"
+            " SELECT 'p', 't', 0, 0, pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        )
+        grants = (
+            "GRANT USAGE ON SCHEMA cdc TO {0}; GRANT SELECT ON ALL TABLES IN SCHEMA cdc TO {0}; SET ROLE {0}"
+        )
+        conn.execute(sql.SQL("CREATE ROLE {0}; " + grants).format(role))
+        try:
+            assert conn.execute(SQL["at_work"]).fetchall() == [("at-work", writer.info.backend_pid)]
+        finally:
+            conn.execute(sql.SQL("RESET ROLE; DROP OWNED BY {0}; DROP ROLE {0}").format(role))
 
 
 def drop_until_idle(drop: Callable[[], None], attempts: int = 200) -> None:
