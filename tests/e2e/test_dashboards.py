@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -72,6 +74,7 @@ def test_every_panel_has_data_and_every_alert_can_be_asked(pipeline: Pipeline, t
         wait_for_data(server, unlimited=not wal_is_limited(pipeline.source))
         assert server.label_values("consumergroup") == ["narrow_to_wide"]
         rules_work(server)
+        page_knows(address, fleet.ships)
 
 
 def wait_for_data(server: Prometheus, *, unlimited: bool) -> None:
@@ -87,7 +90,7 @@ def wait_for_data(server: Prometheus, *, unlimited: bool) -> None:
         return not missing
 
     try:
-        wait_until(look, "all panels have data", 60.0)
+        wait_until(look, "all panels have data", 120.0)
     except AssertionError:
         pytest.fail("\n".join(["no data:", *(f"{where}: {query}" for where, query in missing.values())]))
 
@@ -105,6 +108,21 @@ def rules_work(server: Prometheus) -> None:
     assert (
         firing["CdcConsumerDown"] == firing["CdcConnectorDown"] == firing["CdcVerifyRequired"] == "inactive"
     )
+
+
+def page_knows(address: str, ships: Sequence[str]) -> None:
+    """The status page of the same run: each ship is fresh, its history copied, the dead cell counted.
+
+    The live load brings a ship that history does not know.
+    """
+    status = httpx.get(f"http://{address}/status.json", trust_env=False, timeout=30).json()
+    known = {ship["ship"]: ship for ship in status["ships"]}
+    assert all(known[ship]["newest"] and known[ship]["verified"] for ship in ships)
+    cells = {row["ship"]: row["cells"] for row in status["history"]["rows"]}
+    assert all(set(cells[ship]) <= set("dv") for ship in ships)
+    assert status["dead"] == {"infinity": 1}
+    assert status["connector"] == "RUNNING"
+    assert status["partitions"]
 
 
 def wal_is_limited(source: str) -> bool:
