@@ -82,7 +82,7 @@ def test_a_new_channel_joins_a_part_and_the_view(open_target: Open) -> None:
     target = open_target(ships=("S1", "S2"))
     target.conn.execute(f"CREATE VIEW wide_one.mine AS SELECT * FROM wide_one.{VIEW}".encode())
     target.write(event(Op.CREATE, "1.5"), event(Op.CREATE, "7", channel=LAST))
-    report = target.govern()
+    report = target.govern(step_s=60)
     assert (report.live_channels, report.stuck) == ([NEW], [])
     assert report.altered_tables == [
         *(f"tbl_data_timeseries_s{ship}_2p1" for ship in (1, 2)),
@@ -100,10 +100,10 @@ def test_a_view_that_readers_hold_delays_the_channel_only(open_target: Open) -> 
     target.write(event(Op.CREATE, "1.5"))
     with connect_target(target.settings, "reader") as reader, reader.transaction():
         reader.execute(f"LOCK TABLE ONLY wide_one.{VIEW} IN ACCESS SHARE MODE".encode())
-        report = target.govern()
+        report = target.govern(step_s=60)
         assert report.live_channels == []
         assert any("wait for a lock" in text for text in report.stuck)
-    assert target.govern().live_channels == [NEW]
+    assert target.govern(step_s=60).live_channels == [NEW]
     assert shown(target, NEW) == [(0, "1.5")]
 
 
@@ -115,7 +115,7 @@ def test_a_new_ship_gets_parts_and_view(open_target: Open) -> None:
     target.settings = target.settings.model_copy(update={"reader_role": role})
     try:
         target.write(event(Op.CREATE, "1", ship="S9", channel=FIRST))
-        assert target.govern().live_ships == ["S9"]
+        assert target.govern(step_s=60).live_ships == ["S9"]
         granted = target.conn.execute(
             "SELECT relname, has_table_privilege(%s, oid, 'SELECT') FROM pg_class"
             " WHERE relname LIKE 'tbl_data%%s9%%' AND relkind IN ('r', 'v') ORDER BY 1",
