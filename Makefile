@@ -46,6 +46,9 @@ faults: java install  ## Run the fault matrix on the real chain (SEEDS="1 2 3" f
 soak: java install  ## Run a random mix of all faults under load for MINUTES
 	SOAK_MINUTES="$(MINUTES)" FAULT_SEEDS="$(SEEDS)" $(RUN)pytest -m soak tests/faults
 
+bench: java install  ## Measure against the peers (QUICK=1: 3 minutes; CURVES=1: cost curves, too)
+	$(RUN)python -m benchmarks run $(if $(QUICK),--quick) $(if $(CURVES),--curves)
+
 lint: install  ## Check style, types and package boundaries
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
@@ -61,4 +64,4 @@ requirements: install  ## Pin the dependencies again (writes the requirements fi
 clean: down  ## Remove everything that was made here
 	rm -rf $(VENV) build .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help install java demo up down test faults soak lint requirements clean
+.PHONY: help install java demo up down test faults soak bench lint requirements clean

@@ -19,9 +19,17 @@ class Connect(JavaService):
     main_class = "org.apache.kafka.connect.cli.ConnectDistributed"
 
     def __init__(
-        self, folder: Path, port: int, *, bootstrap: str, registry_url: str, detached: bool = False
+        self,
+        folder: Path,
+        port: int,
+        *,
+        bootstrap: str,
+        registry_url: str,
+        settings: Mapping[str, str] | None = None,
+        detached: bool = False,
     ) -> None:
         super().__init__("connect", folder, detached=detached)
+        self._settings = settings or {}
         self.url = f"http://127.0.0.1:{port}"
         self._bootstrap = bootstrap
         self._registry_url = registry_url
@@ -64,6 +72,7 @@ class Connect(JavaService):
             "config.providers": "file,dir",
             "config.providers.file.class": f"{PROVIDERS}.FileConfigProvider",
             "config.providers.dir.class": f"{PROVIDERS}.DirectoryConfigProvider",
+            **self._settings,
         }
 
     def _topics(self) -> Mapping[str, str]:

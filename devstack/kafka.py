@@ -67,9 +67,11 @@ class Kafka(JavaService):
         controller_port: int,
         *,
         login: Login | None = None,
+        settings: Mapping[str, str] | None = None,
         detached: bool = False,
     ) -> None:
         super().__init__("kafka", folder, detached=detached)
+        self._settings = settings or {}
         self._login = login
         self._protocol = "SASL_SSL" if login else "PLAINTEXT"
         self.bootstrap = f"127.0.0.1:{port}"
@@ -139,4 +141,5 @@ class Kafka(JavaService):
             "group.consumer.min.heartbeat.interval.ms": "500",
             "group.consumer.heartbeat.interval.ms": "1500",
             "log.retention.check.interval.ms": "5000",  # tests of passed retention need not wait 5 minutes
+            **self._settings,
         }

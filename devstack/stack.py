@@ -6,7 +6,7 @@ find a server again after it was stopped or killed. `up` leaves no half chain: o
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from devstack import jars
@@ -28,20 +28,33 @@ class Stack:
     Args:
         folder: where data, logs, pids and ports live.
         detached: the servers outlive this process (`devstack up`) instead of ending with it (tests).
+        settings: by the name of a server, lines of its configuration that win over ours.
     """
 
-    def __init__(self, folder: Path, *, detached: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, detached: bool = False, settings: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        more = settings or {}
         self.folder = folder.absolute()
         self._ports_path = self.folder / PORTS_FILE
         self._port = port = self._ports()
-        self.postgres = Postgres(self.folder / "postgres", port["postgres"], detached=detached)
-        self.kafka = Kafka(self.folder / "kafka", port["kafka"], port["kafka_controller"], detached=detached)
+        self.postgres = Postgres(
+            self.folder / "postgres", port["postgres"], more.get("postgres"), detached=detached
+        )
+        self.kafka = Kafka(
+            self.folder / "kafka",
+            port["kafka"],
+            port["kafka_controller"],
+            settings=more.get("kafka"),
+            detached=detached,
+        )
         self.registry = Registry(self.folder / "registry", port["registry"], detached=detached)
         self.connect = Connect(
             self.folder / "connect",
             port["connect"],
             bootstrap=self.kafka.bootstrap,
             registry_url=self.registry.native_url,
+            settings=more.get("connect"),
             detached=detached,
         )
 

@@ -1,0 +1,183 @@
+"""How late rows are, and how often they are written: bursts, steady load, both orders of a collector."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, Final
+
+import confluent_kafka as ck
+import fastavro
+import numpy as np
+from psycopg import sql
+
+from benchmarks import topic
+from benchmarks.chain import START, World, control_schema, succeed, wide_schema
+from benchmarks.content import tuples_written, wide_rows
+from benchmarks.stream import PARTITIONS, PIPELINE, Stream, consuming, end_offsets
+from devstack.databases import Server
+from devstack.fleet import LiveLoad
+from devstack.fleet.bursts import burst_of, minute_of
+from devstack.fleet.plan import Order
+from devstack.fleet.script import CALM
+from devstack.product import Product
+
+LIVE: Final = "live"
+STEADY_ROWS_PER_S: Final = 561.0
+CAPTURE_ROWS_PER_S: Final = 15_000
+"""How fast Debezium delivers a burst, as measured; the pace at which both orders are played."""
+ORDER_MINUTES: Final = 3
+GRACE_S: Final = 30.0
+FAR_MINUTES: Final = 10_000
+"""Where bursts lie, in minutes behind the history, so that their rows are new."""
+
+Events = list[tuple[str, bytes]]
+"""(ship, framed value) each."""
+
+
+def bursts(stream: Stream) -> dict[str, Any]:
+    """From the last record in Kafka to committed rows: a minute of the whole fleet at once, again and again."""
+    world, found, produced = stream.world, [], []
+    with consuming(stream, 2) as _:
+        _wait_committed(stream, GRACE_S)
+        for number in range(world.scale.bursts + 2):  # two to warm up
+            events = _minute_events(stream, FAR_MINUTES + number, "moment")
+            began = time.monotonic()
+            _send(stream, events)
+            sent = time.monotonic()
+            found.append((_wait_committed(stream, GRACE_S) - sent) * 1000)
+            produced.append((sent - began) * 1000)
+            time.sleep(0.3)
+    after = found[2:]
+    return {
+        "cells": len(events),
+        "median_ms": statistics.median(after),
+        "worst_ms": max(after),
+        "send_ms": statistics.median(produced),
+        "hold_ms": 200,
+    }
+
+
+def amplification(stream: Stream, order: Order) -> dict[str, Any]:
+    """Tuples written per row present, while bursts arrive as fast as Debezium captures them."""
+    schema = wide_schema(PIPELINE)
+    first = FAR_MINUTES * (2 if order == "moment" else 3)
+    minutes = [_minute_events(stream, first + i, order) for i in range(ORDER_MINUTES)]
+    with stream.world.connect() as conn:
+        with consuming(stream, 2) as _:
+            _wait_committed(stream, GRACE_S)
+            before, rows_before = tuples_written(conn, schema), wide_rows(conn, schema)
+            for events in minutes:
+                _send(stream, events, CAPTURE_ROWS_PER_S)
+            _wait_committed(stream, GRACE_S)
+        after, rows = tuples_written(conn, schema), wide_rows(conn, schema) - rows_before
+    inserted, updated = after[0] - before[0], after[1] - before[1]
+    return {
+        "rows": rows,
+        "inserted": inserted,
+        "updated": updated,
+        "written_per_row": (inserted + updated) / rows,
+    }
+
+
+def _minute_events(stream: Stream, minute: int, order: Order) -> Events:
+    fleet = replace(stream.world.fleet, order=order)
+    found: Events = []
+    for ship, name in enumerate(fleet.ships):
+        samples = burst_of(fleet, ship, minute_of(START) + minute).samples
+        found += [(name, value) for value in topic.events(stream.template, samples, 10**9 + minute * 10**6)]
+    return found
+
+
+def _send(stream: Stream, events: Events, rows_per_s: float = float("inf")) -> None:
+    """Write events; returns when Kafka has the last one."""
+    producer = ck.Producer(
+        {"bootstrap.servers": stream.world.stack.kafka.bootstrap, **topic.PRODUCER, "linger.ms": 5}
+    )
+    places = topic.placement(stream.template, stream.world.fleet.ships, PARTITIONS)
+    keys = {ship: stream.template.key_of(ship) for ship in places}
+    began = time.monotonic()
+    for number, (ship, value) in enumerate(events):
+        if number % 500 == 0:
+            time.sleep(max(0.0, began + number / rows_per_s - time.monotonic()))
+            producer.poll(0)
+        topic.produce(producer, stream.topic, value, keys[ship], places[ship])
+    producer.flush(GRACE_S)
+
+
+def _wait_committed(stream: Stream, timeout_s: float) -> float:
+    """Wait until the ledger stands at the topic's end; returns when that was seen."""
+    ends = sum(end_offsets(stream.world.stack.kafka.bootstrap, stream.topic).values())
+    query = sql.SQL("SELECT sum(next_offset) FROM {}.offset_ledger").format(
+        sql.Identifier(control_schema(PIPELINE))
+    )
+    deadline = time.monotonic() + timeout_s
+    with stream.world.connect() as conn:
+        while True:
+            ((done,),) = conn.execute(query).fetchall()
+            now = time.monotonic()
+            if done >= ends:
+                return now
+            if now > deadline:
+                raise TimeoutError(f"the ledger stands at {done} of {ends}")
+            time.sleep(0.002)
+
+
+# -- steady load, through Debezium --------------------------------------------------------------------------
+
+
+def steady(world: World) -> dict[str, Any]:
+    """Latencies at the fleet's real rate on the whole chain: collector, Debezium, Kafka, consumer."""
+    server: Server = world.stack.postgres.server
+    server.drop_database("bench_live")
+    dsn = server.create_database("bench_live")
+    settings = world.settings(LIVE, CDC_SOURCE__DSN=dsn, CDC_TARGET__DSN=dsn)
+    product = Product(settings, world.folder)
+    report = world.folder / "steady.json"
+    try:
+        ships = [part for ship in world.fleet.ships for part in ("--ship-id", ship)]
+        succeed(product, "cdc-consumer", "schema", "apply", *ships)
+        succeed(product, "cdc-consumer", "init")
+        process = product.start("cdc-consumer", "run", "--report", str(report))
+        try:
+            load = LiveLoad(dsn, world.fleet, start=START, rows_per_second=STEADY_ROWS_PER_S, mix=CALM)
+            with load:
+                time.sleep(world.scale.steady_s)
+                rows = load.stop().inserts
+            time.sleep(3)
+        finally:
+            process.terminate()
+        counts = json.loads(report.read_text())
+        capture = _capture_ms(world, f"{LIVE}.tenant.tbl_data_timeseries")
+    finally:
+        product.run("cdc-consumer", "teardown", "--yes", quiet=True)
+        server.drop_database("bench_live")
+    return {
+        "rows": rows,
+        "samples": counts["samples"],
+        **{name: counts[name] for name in ("apply_p50_ms", "apply_p99_ms", "total_p50_ms", "total_p99_ms")},
+        "capture_p50_ms": float(np.quantile(capture, 0.5)),
+        "capture_p99_ms": float(np.quantile(capture, 0.99)),
+    }
+
+
+def _capture_ms(world: World, name: str) -> list[int]:
+    """Per event of a topic, from the commit at the source to the record in Kafka: Debezium's own latency."""
+    kafka = world.stack.kafka.bootstrap
+    ends = end_offsets(kafka, name)
+    template = topic.capture(kafka, world.stack.registry.url, name)
+    parsed = fastavro.parse_schema(deepcopy(template.schema))
+    consumer = ck.Consumer(
+        {"bootstrap.servers": kafka, "group.id": "capture-times", "enable.auto.commit": False}
+    )
+    consumer.assign([ck.TopicPartition(name, partition, 0) for partition in ends])
+    found: list[int] = []
+    while len(found) < sum(ends.values()):
+        for message in consumer.consume(min(5_000, sum(ends.values()) - len(found)), 5):
+            event = topic.read_event(message.value() or b"", parsed)
+            found.append(message.timestamp()[1] - event["source"]["ts_ms"])
+    consumer.close()
+    return found
