@@ -47,7 +47,7 @@ soak: java install  ## Run a random mix of all faults under load for MINUTES
 	SOAK_MINUTES="$(MINUTES)" FAULT_SEEDS="$(SEEDS)" $(RUN)pytest -m soak tests/faults
 
 bench: java install  ## Measure against the peers (QUICK=1: 3 minutes; CURVES=1: cost curves, too)
-	$(RUN)python -m benchmarks run $(if $(QUICK),--quick) $(if $(CURVES),--curves)
+	$(RUN)python -m benchmarks run --scale $(if $(QUICK),quick,full) $(if $(CURVES),--curves)
 
 lint: install  ## Check style, types and package boundaries
 	$(RUN)ruff check .

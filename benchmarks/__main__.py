@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 
 from benchmarks import curves, history, latency, machine, report, stages, stream, upkeep
-from benchmarks.chain import FULL, QUICK, World, fleet_world, running_stack, settings_shown
+from benchmarks.chain import SCALES, World, fleet_world, running_stack, settings_shown
 from benchmarks.harness import Results, alternate, ratio, summary
 from devstack.errors import DevstackError
 
@@ -32,7 +32,11 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--quick", is_flag=True, help="Less data and two runs per arm: for development, not for figures."
+    "--scale",
+    type=click.Choice(list(SCALES)),
+    default="full",
+    show_default=True,
+    help="How much: full for figures, quick for development, smoke to see that all of it works.",
 )
 @click.option("--curves", "with_curves", is_flag=True, help="Also the cost curves, as many as fit --minutes.")
 @click.option("--minutes", default=25.0, show_default=True, help="Time for the curves.")
@@ -40,7 +44,7 @@ def main() -> None:
 @click.option(
     "--only", default="", help="Only these sections, separated by commas; build/bench.json is completed."
 )
-def run(*, quick: bool, with_curves: bool, minutes: float, chain: Path | None, only: str) -> None:
+def run(*, scale: str, with_curves: bool, minutes: float, chain: Path | None, only: str) -> None:
     """Measure; writes build/bench.json, build/bench.md and build/bench.svg."""
     BUILD.mkdir(exist_ok=True)
     began = time.monotonic()
@@ -52,7 +56,7 @@ def run(*, quick: bool, with_curves: bool, minutes: float, chain: Path | None, o
         servers = stack.enter_context(running_stack(place, keep=chain is not None))
         logs = BUILD / "bench-logs"
         logs.mkdir(exist_ok=True)
-        world = stack.enter_context(fleet_world(servers, QUICK if quick else FULL, logs.absolute()))
+        world = stack.enter_context(fleet_world(servers, SCALES[scale], logs.absolute()))
         _describe(figures, world)
         _measure(figures, world, chosen)
         if with_curves:

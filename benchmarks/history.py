@@ -99,11 +99,11 @@ def arms(world: World) -> list[Arm]:
 # -- ours ---------------------------------------------------------------------------------------------------
 
 
-def ours(target: Target, workers: int, *more: str) -> Run:
+def ours(target: Target, workers: int, **settings: str) -> Run:
     """`backfill run` as it is; timed from the first claim of a slice to the last commit, and as a whole."""
     world = target.world
     report = world.folder / "backfill.json"
-    product = world.product(target.pipeline)
+    product = world.product(target.pipeline, **settings)
     began = time.monotonic()
     command = (
         "backfill",
@@ -115,7 +115,7 @@ def ours(target: Target, workers: int, *more: str) -> Run:
         "--report",
         str(report),
     )
-    process = product.start(*command, *more)
+    process = product.start(*command)
     with watching(process.child.pid) as peak:
         code = process.child.wait(900)
     whole_s = time.monotonic() - began

@@ -61,7 +61,7 @@ WRITE: Final = {
         "widetable.apply.Writing",
     ),
     "copy": ("widetable.wide_rows.WideRows._copy",),
-    "merge": ("widetable.wide_rows.WideRows._merge_table",),
+    "merge": ("widetable.wide_rows.WideRows.merge",),
     "commit": ("psycopg.transaction.Transaction.__exit__",),
 }
 

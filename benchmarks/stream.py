@@ -21,7 +21,7 @@ from benchmarks.chain import NARROW, START, World, control_schema, succeed, wide
 from benchmarks.content import WideTable, digest, empty, wide_tables
 from benchmarks.harness import Arm, Results, Run, alternate, race
 from benchmarks.history import watching
-from benchmarks.topic import Template, capture, fill, placement
+from benchmarks.topic import Place, Template, capture, fill, placement
 from devstack.fleet.bursts import minute_of
 from devstack.fleet.history import history_minutes, history_samples
 from devstack.product import Process
@@ -77,8 +77,13 @@ class Stream:
 
 
 @contextmanager
-def open_stream(world: World) -> Iterator[Stream]:
-    """Hand a pipeline off on the real chain, capture an event of Debezium's, fill the topic with its like."""
+def open_stream(world: World, place: Place | None = None) -> Iterator[Stream]:
+    """Hand a pipeline off on the real chain, capture an event of Debezium's, fill the topic with its like.
+
+    Args:
+        world: whose narrow table the topic shall tell of.
+        place: the partition of a (ship's index, moment); by default ships are dealt out.
+    """
     product = world.product(PIPELINE)
     succeed(product, "cdc-consumer", "schema", "apply")
     row = _take_out(world)
@@ -89,11 +94,12 @@ def open_stream(world: World) -> Iterator[Stream]:
         kafka = world.stack.kafka.bootstrap
         template = capture(kafka, world.stack.registry.url, name)
         places = placement(template, world.fleet.ships, PARTITIONS)
+        chosen = place or (lambda ship, _: places[world.fleet.ships[ship]])
         began, count = time.monotonic(), 0
         slow, rest = _samples(world, row)
-        count += fill(kafka, name, template, slow, places)
+        count += fill(kafka, name, template, slow, world.fleet.ships, chosen)
         slow_ends = end_offsets(kafka, name)
-        count += fill(kafka, name, template, rest, places)
+        count += fill(kafka, name, template, rest, world.fleet.ships, chosen)
         seconds = time.monotonic() - began
         print(f"  {count:,} events written in {seconds:.0f} s", flush=True)
         with world.connect() as conn:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from devstack.errors import DevstackError
 
 FRAME_BYTES: Final = 5
 WAIT_S: Final = 60.0
+AHEAD: Final = 6
 PRODUCER: Final = {
     # As Debezium's producer is configured (connectors/debezium.json), and Kafka's Java client by default.
     "compression.type": "lz4",
@@ -35,6 +36,10 @@ PRODUCER: Final = {
     "acks": "all",
     "queue.buffering.max.messages": 1_000_000,
 }
+
+
+Place = Callable[[int, int], int]
+"""The partition of (a ship's index, a moment in microseconds)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +131,23 @@ def placement(template: Template, ships: Sequence[str], partitions: int) -> dict
 
 
 def fill(
-    bootstrap: str, topic: str, template: Template, samples: Iterable[pa.RecordBatch], places: dict[str, int]
+    bootstrap: str,
+    topic: str,
+    template: Template,
+    samples: Iterable[pa.RecordBatch],
+    ships: Sequence[str],
+    place: Place,
 ) -> int:
     """Write an event for each sample; returns how many. Events are encoded in two processes."""
     producer = ck.Producer({"bootstrap.servers": bootstrap, **PRODUCER})
-    keys = {ship: template.key_of(ship) for ship in places}
+    keys = [template.key_of(ship) for ship in ships]
+    number = {ship: i for i, ship in enumerate(ships)}
     count = 0
     with ProcessPoolExecutor(2, get_context("spawn"), _prepare, (template,)) as pool:
-        for rows, values in _encoded(pool, samples):
-            count += len(rows)
-            for ship, value in zip(rows, values, strict=True):
-                produce(producer, topic, value, keys[ship], places[ship])
+        for coordinates, values in _encoded(pool, samples):
+            count += len(values)
+            for (ship, moment), value in zip(coordinates, values, strict=True):
+                produce(producer, topic, value, keys[number[ship]], place(number[ship], moment))
             producer.poll(0)
     if producer.flush(WAIT_S):
         raise DevstackError("the topic could not be filled")
@@ -156,17 +167,19 @@ def produce(producer: ck.Producer, topic: str, value: bytes, key: bytes, partiti
 
 def _encoded(
     pool: ProcessPoolExecutor, samples: Iterable[pa.RecordBatch]
-) -> Iterator[tuple[list[str], list[bytes]]]:
-    """(ships, values) of each batch, in order; a few batches ahead."""
+) -> Iterator[tuple[list[tuple[str, int]], list[bytes]]]:
+    """((ship, moment), value) of each event, batch by batch, in order; encoded a few batches ahead."""
     waiting, lsn = [], 0
     for batch in samples:
         lsn += batch.num_rows
-        waiting.append((batch.column("ship_id").to_pylist(), pool.submit(encode, batch, lsn)))
-        if len(waiting) >= 6:
-            ships, future = waiting.pop(0)
-            yield ships, future.result()
-    for ships, future in waiting:
-        yield ships, future.result()
+        moments = batch.column("created_time").cast(pa.int64()).to_pylist()
+        coordinates = list(zip(batch.column("ship_id").to_pylist(), moments, strict=True))
+        waiting.append((coordinates, pool.submit(encode, batch, lsn)))
+        if len(waiting) >= AHEAD:
+            first, future = waiting.pop(0)
+            yield first, future.result()
+    for first, future in waiting:
+        yield first, future.result()
 
 
 _TEMPLATE: list[Template] = []

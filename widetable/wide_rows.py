@@ -14,7 +14,7 @@ import numpy as np
 import psycopg
 
 from widetable.cells import BoolArray, IntArray
-from widetable.copy_data import Job, Writing
+from widetable.copy_data import Writing
 from widetable.layout import Layout, Shape, WideTable
 from widetable.pivot import chunks, moment_text
 from widetable.places import Places, WideCells
@@ -22,11 +22,11 @@ from widetable.postgres import Connection
 from widetable.rule import KINDS, Versions
 from widetable.wide_statements import (
     STAGE_FIELDS,
-    Columns,
     TableStatements,
     copy_stage,
     create_stage,
     merge_fill,
+    merge_into,
     merge_set,
     stage_name,
     table_statements,
@@ -56,6 +56,7 @@ class WideRows:
         self._cursor = psycopg.RawCursor(conn)
         self._layout = layout
         self._statements: dict[str, TableStatements] = {}
+        self._full_merges: dict[tuple[Statement, int], str] = {}
         self._job = 0
         conn.prepared_max = MAX_PREPARED
 
@@ -156,19 +157,21 @@ class WideRows:
                 continue
             self._job += len(jobs)
             self._copy(copy_stage(shape, self._layout.version).as_string(), data)
-            columns = shape.columns_of(batch.ordinals(shape, rows))
+            merge, prepare = self._merge_of(statement, shape, batch.ordinals(shape, rows))
             for job in jobs:
-                written += self._merge_table(job, statement, shape, columns)
+                query = merge_into(job.table, merge)
+                written += self._cursor.execute(query, [job.key], prepare=prepare).rowcount
         return written
 
-    def _merge_table(self, job: Job, statement: Statement, shape: Shape, columns: Columns) -> int:
+    def _merge_of(self, statement: Statement, shape: Shape, ordinals: IntArray) -> tuple[str, bool]:
         """Few columns: planned anew each time, which is cheap; many: planned once, for all columns."""
-        if len(columns) > SPARSE_COLUMNS:
-            query = getattr(self._table(job.table), statement)
-            return self._cursor.execute(query, [job.key], prepare=True).rowcount
         make = merge_fill if statement == "merge_fill" else merge_set
-        query = make(job.table, shape, self._layout.version, columns)
-        return self._cursor.execute(query, [job.key]).rowcount
+        if len(ordinals) <= SPARSE_COLUMNS:
+            return make(shape, self._layout.version, shape.columns_of(ordinals)), False
+        key = (statement, shape.number)
+        if key not in self._full_merges:
+            self._full_merges[key] = make(shape, self._layout.version, shape.channel_columns)
+        return self._full_merges[key], True
 
     def _copy(self, query: str, data: memoryview) -> None:
         with self._cursor.copy(query.encode()) as copy:
@@ -176,8 +179,7 @@ class WideRows:
 
     def _table(self, table: WideTable) -> TableStatements:
         if table.name not in self._statements:
-            shape = self._layout.shapes[table.shape]
-            self._statements[table.name] = table_statements(table, shape, self._layout.version)
+            self._statements[table.name] = table_statements(table)
         return self._statements[table.name]
 
     def _widest(self) -> int:

@@ -27,8 +27,6 @@ class TableStatements:
     lock_rows: str  # ([moment text]) -> (index, has versions) of the rows that exist, locked
     read_versions: str  # ([moment text]) -> (index, ordinal, epoch, lsn, kind)
     copy_rows: str  # COPY of new rows
-    merge_fill: str  # (job) `merge_fill` of all columns
-    merge_set: str  # (job) `merge_set` of all columns
 
 
 def stage_name(shape: Shape, version: int) -> sql.Identifier:
@@ -58,8 +56,8 @@ def copy_stage(shape: Shape, version: int) -> sql.Composed:
     return sql.SQL("COPY {} FROM STDIN").format(stage_name(shape, version))
 
 
-def table_statements(table: WideTable, shape: Shape, version: int) -> TableStatements:
-    """All statements of one table."""
+def table_statements(table: WideTable) -> TableStatements:
+    """The statements of one table that name none of its channels."""
     name, moment = table.identifier, sql.Identifier(MOMENT)
     keys = sql.SQL("unnest($1::text::timestamp[]) WITH ORDINALITY AS k(moment, i)")
     lock_rows = sql.SQL(
@@ -75,21 +73,28 @@ def table_statements(table: WideTable, shape: Shape, version: int) -> TableState
         lock_rows=lock_rows.format(**common).as_string(),
         read_versions=read_versions.format(**common).as_string(),
         copy_rows=sql.SQL("COPY {} FROM STDIN").format(name).as_string(),
-        merge_fill=merge_fill(table, shape, version, shape.channel_columns),
-        merge_set=merge_set(table, shape, version, shape.channel_columns),
     )
 
 
-def merge_fill(table: WideTable, shape: Shape, version: int, chosen: Columns) -> str:
+def merge_into(table: WideTable, merge: str) -> str:
+    """The statement (job) that merges a job's staged rows with those of the table.
+
+    `merge` is what `merge_fill` or `merge_set` gave for the table's shape. Naming hundreds of columns takes longer
+    than most merges, so that part is made once for all tables that look alike.
+    """
+    return f"UPDATE {table.identifier.as_string()} {merge}"
+
+
+def merge_fill(shape: Shape, version: int, chosen: Columns) -> str:
     """Fill holes in the chosen columns; a row in which nothing is NULL that comes is not rewritten."""
     columns = [sql.Identifier(name) for name, _ in chosen]
     assign = [sql.SQL("{0} = coalesce(t.{0}, s.{0})").format(column) for column in columns]
     changes = [sql.SQL("t.{0} IS NULL AND s.{0} IS NOT NULL").format(column) for column in columns]
     where = sql.SQL(" AND ({})").format(sql.SQL(" OR ").join(changes))
-    return (_merge(table, shape, version, assign) + where).as_string()
+    return (_merge(shape, version, assign) + where).as_string()
 
 
-def merge_set(table: WideTable, shape: Shape, version: int, chosen: Columns) -> str:
+def merge_set(shape: Shape, version: int, chosen: Columns) -> str:
     """Of the chosen columns set what `_set` names, fill the rest; record the versions.
 
     Callers stage only what outranks the row.
@@ -104,14 +109,11 @@ def merge_set(table: WideTable, shape: Shape, version: int, chosen: Columns) -> 
     versions = sql.SQL("{0} = coalesce(t.{0}, '{{}}') || coalesce(s.{0}, '{{}}')").format(
         sql.Identifier(VERSIONS)
     )
-    return _merge(table, shape, version, [versions, *assign]).as_string()
+    return _merge(shape, version, [versions, *assign]).as_string()
 
 
-def _merge(table: WideTable, shape: Shape, version: int, assign: list[sql.Composed]) -> sql.Composed:
-    return sql.SQL(
-        "UPDATE {name} t SET {assign} FROM {stage} s WHERE s.{job} = $1 AND t.{moment} = s.{moment}"
-    ).format(
-        name=table.identifier,
+def _merge(shape: Shape, version: int, assign: list[sql.Composed]) -> sql.Composed:
+    return sql.SQL("t SET {assign} FROM {stage} s WHERE s.{job} = $1 AND t.{moment} = s.{moment}").format(
         assign=sql.SQL(", ").join(assign),
         stage=stage_name(shape, version),
         job=_stage_columns(shape)[0],
