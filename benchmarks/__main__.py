@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from benchmarks import curves, history, latency, machine, report, stages, stream, upkeep
+from benchmarks import curves, history, latency, machine, report, sizes, stages, stream, upkeep
 from benchmarks.chain import SCALES, World, fleet_world, running_stack, settings_shown
 from benchmarks.harness import Results, alternate, ratio, summary
 from devstack.errors import DevstackError
@@ -133,6 +133,15 @@ def _timed(name: str) -> Iterator[None]:
 def write_report(bench: Path) -> None:
     """Write README's figures, the tables of docs/performance.md, and the chart, from a run's JSON."""
     report.write(bench)
+
+
+@main.command("sizes")
+@click.option(
+    "--per-process", default=150_000.0, show_default=True, help="Events per second that a process applies."
+)
+def print_sizes(per_process: float) -> None:
+    """Simulate larger fleets (docs/scale.md)."""
+    click.echo(sizes.table(per_process))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from backfill.app import Request, propose
-from backfill.brakes import RateLimit
+from backfill.brakes import Pace, RateLimit
 from backfill.job import Job
 from backfill.plans import Plan, add_plan
 from backfill.settings import Settings as BackfillSettings
@@ -168,7 +168,8 @@ def history_stages(target: Target) -> dict[str, Any]:
     plan = _plan(settings)
     context = multiprocessing.get_context("spawn")
     _, messages = context.Pipe(duplex=False)
-    job = Job(settings, plan, "stages/1", context.Event(), RateLimit(None, context.Value("d", 0.0)), messages)
+    rate, pace = RateLimit(None, context.Value("d", 0.0)), Pace(context.Value("d", 1.0))
+    job = Job(settings, plan, "stages/1", context.Event(), rate, pace, messages)
     with watched({**READ, **WRITE}) as watch, open_session(job) as session:
         watch.start(target.world)
         session.drain()
