@@ -134,7 +134,6 @@ def test_the_plain_peer_writes_floats_as_postgresql_does(number: float, text: st
 def test_larger_fleets_queue_longer_and_load_no_process_beyond_its_share() -> None:
     """The simulation of docs/scale.md: waiting is at least the service, loads add up to the fleet's."""
     load = sizes.simulate(1_000, 48, 2, 150_000.0)
-    service_s = sizes.BURST_EVENTS / 150_000
-    assert service_s <= load.wait_p50_s <= load.wait_p99_s
+    assert 0.028 <= load.wait_p50_s <= load.wait_p99_s
     assert load.mean_load == pytest.approx(load.events_per_s / 2 / 150_000)
     assert load.mean_load <= load.highest_load < 2 * load.mean_load
