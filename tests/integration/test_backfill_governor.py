@@ -81,7 +81,7 @@ def test_a_run_pauses_slows_down_and_says_so(
     monkeypatch.setattr(runner, "SOURCE_LOOK_S", 0.0)
     monkeypatch.setattr("backfill.progress.LINE_EVERY_S", 0.0)
     emptied.fill(12)
-    emptied.hand_off()
+    emptied.hand_off(barrier_xid=3)
     while_paused: list[dict[str, int]] = []
     busy: list[int] = []
 

@@ -62,7 +62,7 @@ class Desk:
 @pytest.fixture
 def desk(emptied: World, tmp_path: Path) -> Iterator[Desk]:
     """Behind a hand-off, with nothing in the target."""
-    emptied.hand_off()
+    emptied.hand_off(barrier_xid=3)
     settings = emptied.settings().target
     with closing(connect_target(settings, "stream")) as conn:
         use_control(conn, settings.control_schema)

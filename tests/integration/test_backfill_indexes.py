@@ -34,7 +34,7 @@ INSERT INTO deferred_index (schema_name, index_name, table_name, definition) VAL
 def indexed(emptied: World) -> World:
     """History behind a hand-off, and a table with an index for queries and one that makes rows unique."""
     emptied.fill(8)
-    emptied.hand_off()
+    emptied.hand_off(barrier_xid=3)
     for name in ("by_speed", "one_speed", *brin(emptied)):
         emptied.target.execute(f"DROP INDEX IF EXISTS tenant.{name}".encode())
     for statement in (BY_SPEED, ONE_SPEED):

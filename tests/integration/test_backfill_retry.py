@@ -39,7 +39,7 @@ PER_MINUTE = 4 * len(CHANNELS)
 def failed(emptied: World) -> World:
     """Three minutes of samples behind a hand-off; of three slices, the second and third were given up."""
     emptied.fill(12)
-    emptied.hand_off()
+    emptied.hand_off(barrier_xid=3)
     plans.add_plan(emptied.target, "narrow_to_wide", 1, Scope(SHIPS), PARTS)
     emptied.target.execute(
         "UPDATE slice SET state = 'failed', attempt = 8, error = 'no luck' WHERE slice_no > 1"

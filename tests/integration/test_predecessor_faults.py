@@ -22,7 +22,7 @@ def test_the_failed_insert_of_one_table_leaves_its_slice_undone_in_all(
     """The predecessor called such a chunk completed. Here all tables of a slice are there, or none is."""
     monkeypatch.setenv("CDC_BACKFILL__ATTEMPTS", "1")
     emptied.fill(4)
-    emptied.hand_off()
+    emptied.hand_off(barrier_xid=3)
     table = emptied.wide_table(SHIPS[0], 2).as_string()
     emptied.target.execute(
         f"ALTER TABLE {table} ADD CONSTRAINT refused CHECK (created_time <> '{START}')".encode()
@@ -43,7 +43,7 @@ def test_progress_is_kept_in_the_target_and_in_no_file(
 ) -> None:
     """The predecessor wrote text files, not atomically. Another machine goes on with what the ledger says."""
     emptied.fill(8)
-    emptied.hand_off()
+    emptied.hand_off(barrier_xid=3)
     for machine in ("first", "second"):
         (tmp_path / machine).mkdir()
         monkeypatch.chdir(tmp_path / machine)
