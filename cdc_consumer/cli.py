@@ -24,6 +24,7 @@ from cdc_consumer.reinit import reinit as begin_anew
 from cdc_consumer.repartition import repartition as raise_partitions
 from cdc_consumer.schema_commands import schema
 from cdc_consumer.settings import Settings, load_settings
+from cdc_consumer.snapshot_command import snapshot
 from cdc_consumer.status import Lookout
 from cdc_consumer.teardown import teardown as give_up
 from cdc_consumer.topic import kafka_error
@@ -78,6 +79,7 @@ cli.add_command(config_command(lambda: load_with_origins(Settings)))
 cli.add_command(schema)
 cli.add_command(dead_letters)
 cli.add_command(show_logs)
+cli.add_command(snapshot)
 
 
 @cli.command()

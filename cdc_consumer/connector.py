@@ -32,6 +32,11 @@ class Connector:
     config: dict[str, str]
 
 
+def snapshot_name(name: str) -> str:
+    """The name of the connector that `cdc-consumer snapshot` makes beside the stream's."""
+    return f"{name}_snapshot"
+
+
 def connector_file() -> str:
     """The text of `connectors/debezium.json` as shipped."""
     return (files("cdc_consumer") / "connectors" / "debezium.json").read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from cdc_consumer import source_database
+from cdc_consumer.connector import snapshot_name
 from cdc_consumer.deployment import probe_registry
 from cdc_consumer.parts import Parts
 from cdc_consumer.settings import Settings
@@ -103,8 +104,10 @@ def _connector(parts: Parts) -> Facts:
     found = parts.connect().state(name)
     if found is None:
         return {"name": name, "state": "not registered"}
-    failed = {"reason": found.failed.reason} if found.failed else {}
-    return {"name": name, "state": found.summary, "tasks": [task.state for task in found.tasks], **failed}
+    history = parts.connect().state(snapshot_name(name))
+    more = {"reason": found.failed.reason} if found.failed else {}
+    more |= {"snapshot": history.summary} if history else {}
+    return {"name": name, "state": found.summary, "tasks": [task.state for task in found.tasks], **more}
 
 
 def _ledger(parts: Parts) -> Facts:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from cdc_consumer.connect import Connect
+from cdc_consumer.connector import snapshot_name
 from cdc_consumer.deployment import one_at_a_time
 from cdc_consumer.publication import Dropped, drop_heartbeat, drop_publication
 from cdc_consumer.registration import Report
@@ -72,6 +73,12 @@ def _drop(what: str, dropped: Dropped, report: Report) -> None:
 
 
 def remove_connector(connect: Connect, name: str, report: Report) -> None:
+    """Remove the stream's connector, and the one that sends history: what that one reads is of its epoch."""
+    for each in (snapshot_name(name), name):
+        remove_one(connect, each, report)
+
+
+def remove_one(connect: Connect, name: str, report: Report) -> None:
     """Remove a connector with its stored position, if it is there."""
     if connect.config(name) is None:
         return

@@ -141,6 +141,7 @@ def test_the_readme_shows_every_command_by_hand() -> None:
             "reinit",
             "repartition",
             "resume",
+            "snapshot",
             "teardown",
             *(f"dead-letters {part}" for part in dead_letters.commands),
         )
