@@ -20,12 +20,13 @@ from typing import Any
 
 from cdc_consumer.assembly import Assembly, HoldLimits
 from cdc_consumer.consumer import Consumer
-from cdc_consumer.decoder import Decoder, Epochs
+from cdc_consumer.decoder import Epochs
 from cdc_consumer.fleet import read_fleet
 from cdc_consumer.governing import Governor
 from cdc_consumer.meter import Meter
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.monitor import Probe, serve
+from cdc_consumer.plain_decoder import open_decoder
 from cdc_consumer.rates import EVERY_S as RATES_EVERY_S
 from cdc_consumer.rates import Rates
 from cdc_consumer.registration import RUNBOOK
@@ -85,11 +86,12 @@ def build_consumer(settings: Settings, owner: str, snapshot: Snapshot) -> Consum
     return Consumer(
         settings=limits,
         make_source=lambda assigned, revoked: Source(kafka, hand_off.topic, assigned, revoked),
-        decoder=Decoder(
+        decoder=open_decoder(
+            settings.topic,
             open_registry(settings.registry),
             hand_off.placeholder,
             stream.epochs,
-            table=settings.source.table,
+            settings.source.table,
         ),
         assembly=Assembly(
             HoldLimits(limits.hold_ms, limits.max_hold_ms, limits.max_held_events, limits.max_held_bytes)

@@ -35,6 +35,8 @@ RECORD_REASONS: Final = (
     "bad_key",
     "tombstone",
     "json",
+    "avro",
+    "not_flattened",
     "not_avro",
     "apicurio_frame",
 )

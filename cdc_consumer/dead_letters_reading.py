@@ -13,7 +13,9 @@ import numpy as np
 
 from cdc_consumer.dead_letters import VALUE_REASONS, Letter
 from cdc_consumer.decoder import Decoder, Epochs, Records, TruncateError
+from cdc_consumer.plain_decoder import open_decoder
 from cdc_consumer.registry import SchemaSource
+from cdc_consumer.settings import TopicSettings
 from widetable.errors import ConfigurationError, PoisonError
 from widetable.hand_off import HandOff
 from widetable.narrow import Decoded
@@ -43,9 +45,16 @@ class Reading:
     """Decodes letters one by one, so that each has its own verdict."""
 
     def __init__(
-        self, schemas: SchemaSource, table: str, epochs: list[HandOff], *, ended_epochs: bool
+        self,
+        schemas: SchemaSource,
+        table: str,
+        epochs: list[HandOff],
+        *,
+        ended_epochs: bool,
+        topic: TopicSettings,
     ) -> None:
         """`epochs` are all of the pipeline, the last one streaming; `table` is the narrow one."""
+        self._topic = topic
         self._schemas = AskedOnce(schemas)
         self._table = table
         self._current = epochs[-1]
@@ -88,7 +97,7 @@ class Reading:
     def _decoder(self, topic_id: str, placeholder: str, epochs: Epochs) -> Decoder:
         key = topic_id, placeholder
         if key not in self._decoders:
-            self._decoders[key] = Decoder(self._schemas, placeholder, epochs, table=self._table)
+            self._decoders[key] = open_decoder(self._topic, self._schemas, placeholder, epochs, self._table)
         return self._decoders[key]
 
 

@@ -84,8 +84,9 @@ def replay(settings: Settings, wanted: Sequence[int], done: Replayed, *, ended_e
     ):
         check_control(conn, settings.target.control_schema)
         current = require_hand_off(conn, pipeline)
+        epochs = read_epochs(conn, pipeline)
         reading = Reading(
-            registry, settings.source.table, read_epochs(conn, pipeline), ended_epochs=ended_epochs
+            registry, settings.source.table, epochs, ended_epochs=ended_epochs, topic=settings.topic
         )
         applying = Applying(conn, current)
         for start in range(0, len(wanted), CHUNK):

@@ -112,7 +112,7 @@ class Decoder:
             frames.setdefault(_frame(value), []).append(position)
         for frame, positions in frames.items():
             try:
-                envelope = self._envelope(_schema_id(frame))
+                envelope = self._envelope(schema_id_of(frame))
             except PoisonError as error:
                 yield _strays(error, positions)
             else:
@@ -130,7 +130,7 @@ class Decoder:
 
     def _with_good_keys(self, events: Events, keys: list[bytes | None]) -> Events:
         """Without the rows whose key is broken; unique keys decide, and nearly always all are good."""
-        frames = {_frame(key) for key in set(keys)}
+        frames = {self._key_part(key) for key in set(keys)}
         faults = {
             frame: fault for frame in frames - self._good_key_frames if (fault := self._key_fault(frame))
         }
@@ -138,7 +138,7 @@ class Decoder:
             return events
         bad: dict[int, Verdict] = {}
         for position in np.asarray(events.rows.column("position")).tolist():
-            match faults.get(_frame(keys[position])):
+            match faults.get(self._key_part(keys[position])):
                 case ConfigurationError() as fault:
                     raise fault
                 case StrayError() as fault:
@@ -152,14 +152,21 @@ class Decoder:
         if frame is None:
             return StrayError("null_key", "the record has no key; set message.key.columns on the connector")
         try:
-            schema_id = _schema_id(frame)
-            check_key(schema_id, self._schemas.schema(schema_id))
+            self._check_key(frame)
         except PoisonError as error:
             return StrayError("bad_key", f"the key can't be read: {error}")
         except ConfigurationError as error:
             return error
         self._good_key_frames.add(frame)
         return None
+
+    def _key_part(self, key: bytes | None) -> bytes | None:
+        """What of a key decides whether it is good: the id of its schema."""
+        return _frame(key)
+
+    def _check_key(self, frame: bytes) -> None:
+        schema_id = schema_id_of(frame)
+        check_key(schema_id, self._schemas.schema(schema_id))
 
     # -- events to rows and dead cells ----------------------------------------------------------------------
 
@@ -183,7 +190,7 @@ def _frame(message: bytes | None) -> bytes | None:
     return None if message is None else message[:FRAME_BYTES]
 
 
-def _schema_id(frame: bytes | None) -> int:
+def schema_id_of(frame: bytes | None) -> int:
     """The schema id in a Confluent frame.
 
     Raises:
@@ -192,7 +199,8 @@ def _schema_id(frame: bytes | None) -> int:
     if frame is None:
         raise StrayError("tombstone", "a null value; set tombstones.on.delete=false on the connector")
     if frame.startswith(JSON_STARTS):
-        raise StrayError("json", "JSON instead of Avro; check the connector's converters")
+        detail = "JSON instead of Avro; set CDC_TOPIC__FORMAT=json, or check the connector's converters"
+        raise StrayError("json", detail)
     if len(frame) < FRAME_BYTES or frame[0] != MAGIC:
         raise StrayError("not_avro", "no Confluent frame (a zero byte and a 4-byte schema id)")
     schema_id = int.from_bytes(frame[1:], "big")

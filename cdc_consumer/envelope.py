@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final, NoReturn
@@ -44,6 +45,10 @@ FRAME_BYTES: Final = 5
 BAD_SCHEMA: Final = (SchemaParseException, ValueError, TypeError, LookupError, RecursionError)
 """What fastavro raises at a schema that is none, or deeper than Python follows."""
 
+NOT_FLATTENED: Final = (
+    "an event in Debezium's envelope instead of a flattened row: set CDC_TOPIC__ENVELOPE=debezium, or add"
+    " ExtractNewRecordState to the connector"
+)
 TRANSACTION_FIELDS: Final = {"status", "id", "event_count"}
 
 
@@ -113,13 +118,50 @@ def check_key(schema_id: int, text: str) -> None:
         columns = _record(_expanded(schema_id, text))
     except StrayError:
         columns = {}
-    if columns.keys() != {"ship_id"} or _type_name(columns["ship_id"]) != "string":
+    types = {name: _type_name(kind) for name, kind in columns.items()}
+    require_ship_key(types, f"schema {schema_id}")
+
+
+def require_ship_key(columns: Mapping[str, str], where: str) -> None:
+    """See that these columns of a key, with their types, are exactly the ship.
+
+    Raises:
+        ConfigurationError: they are not.
+    """
+    if columns != {"ship_id": "string"}:
         message = (
-            f"the message key holds {', '.join(columns) or 'no columns'} instead of ship_id alone (schema "
-            f"{schema_id}): set message.key.columns=<schema>.<table>:ship_id on the connector, so that each "
+            f"the message key holds {', '.join(columns) or 'no columns'} instead of ship_id alone "
+            f"({where}): set message.key.columns=<schema>.<table>:ship_id on the connector, so that each "
             "ship is one order, and start a new epoch with `cdc-consumer teardown` and `cdc-consumer init`"
         )
         raise ConfigurationError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class FlatSchema:
+    """A writer schema of flattened rows, parsed by fastavro."""
+
+    body: Any
+    microseconds_per_tick: int
+
+
+def read_flat_schema(schema_id: int, text: str, table: str) -> FlatSchema:
+    """Check a writer schema of rows without Debezium's envelope.
+
+    Raises:
+        StrayError: it describes something else.
+        ConfigurationError: a column is missing or has a type or unit that can't be used.
+    """
+    schema = _expanded(schema_id, text)
+    fields = {field["name"]: field["type"] for field in schema["fields"]}
+    if fields.keys() >= set(ENVELOPE_FIELDS):
+        raise StrayError("not_flattened", NOT_FLATTENED)
+    if not {"ship_id", "data_channel_id"} <= fields.keys():
+        raise StrayError("foreign_schema", f"{schema['name']} with {', '.join(fields)} is no row of {table}")
+    _check_columns(fields, "the row", f"schema {schema_id} of {table}")
+    ticks = MICROSECONDS_PER_TICK[_connect_name(fields["created_time"])]
+    plain = _record_of([{"name": name, "type": _plain(kind, count(1))} for name, kind in fields.items()])
+    return FlatSchema(_parsed(schema_id, plain), ticks)
 
 
 # -- reading a schema -----------------------------------------------------------------------------------
@@ -139,7 +181,8 @@ def _expanded(schema_id: int, text: str) -> dict[str, Any]:
 def _refuse(name: str, fields: dict[str, Any]) -> NoReturn:
     if {"ship_id", "data_channel_id"} <= fields.keys():
         detail = (
-            f"{name} is a row without Debezium's envelope: remove ExtractNewRecordState from the connector"
+            f"{name} is a row without Debezium's envelope: set CDC_TOPIC__ENVELOPE=flat, or remove"
+            " ExtractNewRecordState from the connector"
         )
         raise StrayError("flattened", detail)
     if fields.keys() >= TRANSACTION_FIELDS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import fastavro
@@ -61,18 +61,10 @@ class ReferenceDecoder:
 
     def events(self, values: list[bytes], positions: Positions, envelope: Envelope) -> Events:
         """The events of framed messages; one that can't be decoded is a verdict."""
-        rows: list[Row] = []
-        verdicts: list[Verdict] = []
-        filtered: Counter[str] = Counter()
-        for value, position in zip(values, positions.tolist(), strict=True):
-            for outcome in self._outcomes(value, position, envelope):
-                if isinstance(outcome, Verdict):
-                    verdicts.append(outcome)
-                elif isinstance(outcome, str):
-                    filtered[outcome] += 1
-                else:
-                    rows.append(outcome)
-        return Events(pa.RecordBatch.from_pylist(rows, ROW_SCHEMA), verdicts, filtered)
+        places = zip(values, positions.tolist(), strict=True)
+        return collected(
+            outcome for value, place in places for outcome in self._outcomes(value, place, envelope)
+        )
 
     def _outcomes(self, value: bytes, position: int, envelope: Envelope) -> Iterator[Outcome]:
         try:
@@ -80,8 +72,12 @@ class ReferenceDecoder:
         except BROKEN as error:
             yield Verdict(position, UNDECODABLE, f"not a message of schema {envelope.schema_id}: {error!r}")
             return
+        yield from self.outcomes(event, position, envelope.microseconds_per_tick)
+
+    def outcomes(self, event: dict[str, Any], position: int, microseconds_per_tick: int) -> Iterator[Outcome]:
+        """What becomes of a decoded event: rows, a verdict, or why it ends here on purpose."""
         op, lsn = event["op"], (event["source"] or {}).get("lsn")
-        before, after = (_with_moment_us(event[side], envelope) for side in ("before", "after"))
+        before, after = (_with_moment_us(event[side], microseconds_per_tick) for side in ("before", "after"))
         if op == "t":
             yield Verdict(position, TRUNCATE, DETAILS[TRUNCATE])
         elif op == "m":
@@ -143,12 +139,27 @@ def _names_another_value(after: Image) -> bool:
     return False
 
 
-def _with_moment_us(image: Image | None, envelope: Envelope) -> Image:
+def collected(outcomes: Iterable[Outcome]) -> Events:
+    """All outcomes of a batch, sorted by what they are."""
+    rows: list[Row] = []
+    verdicts: list[Verdict] = []
+    filtered: Counter[str] = Counter()
+    for outcome in outcomes:
+        if isinstance(outcome, Verdict):
+            verdicts.append(outcome)
+        elif isinstance(outcome, str):
+            filtered[outcome] += 1
+        else:
+            rows.append(outcome)
+    return Events(pa.RecordBatch.from_pylist(rows, ROW_SCHEMA), verdicts, filtered)
+
+
+def _with_moment_us(image: Image | None, microseconds_per_tick: int) -> Image:
     if image is None:
         return {}
     moment = image["created_time"]
-    if moment is not None and envelope.microseconds_per_tick > 1:
-        moment = min(max(moment * envelope.microseconds_per_tick, FIRST_US), LAST_US)
+    if moment is not None and microseconds_per_tick > 1:
+        moment = min(max(moment * microseconds_per_tick, FIRST_US), LAST_US)
     return {**image, "created_time": moment}
 
 

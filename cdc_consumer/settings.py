@@ -134,6 +134,13 @@ class TopicSettings(Section):
     partitions: int = Field(12, ge=1, le=10_000, description="Partitions; ships are spread over them.")
     replication_factor: int = Field(1, ge=1, description="Copies of each partition; 3 in production.")
     retention_days: float = Field(7.0, gt=0, description="Days that Kafka keeps events.")
+    format: Literal["avro", "json"] = Field(
+        "avro",
+        description="What the connector's converters write: avro (fast), or json, with schemas or without.",
+    )
+    envelope: Literal["debezium", "flat"] = Field(
+        "debezium", description="debezium: whole events; flat: rows that ExtractNewRecordState has flattened."
+    )
 
     @property
     def retention_ms(self) -> int:

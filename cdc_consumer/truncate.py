@@ -16,6 +16,7 @@ import numpy as np
 
 from cdc_consumer.decoder import Decoder, Epochs, TruncateError
 from cdc_consumer.deployment import Deployment, one_at_a_time, open_deployment
+from cdc_consumer.plain_decoder import open_decoder
 from cdc_consumer.records import Records
 from cdc_consumer.registration import Report
 from cdc_consumer.registry import open_registry
@@ -70,7 +71,8 @@ def _truncates(deployment: Deployment, hand_off: HandOff) -> Iterator[LedgerRow]
     rows = read_ledger(deployment.target, hand_off.pipeline, hand_off.topic_id)
     held = topics.held_offsets(topic.name, range(topic.partitions))
     with closing(open_registry(settings.registry)) as registry:
-        decoder = Decoder(registry, hand_off.placeholder, Epochs(()), "fastavro", table=settings.source.table)
+        table = settings.source.table
+        decoder = open_decoder(settings.topic, registry, hand_off.placeholder, Epochs(()), table)
         for row in rows:
             if row.next_offset not in held.get(row.partition, range(0)):
                 continue
