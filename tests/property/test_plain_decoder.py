@@ -104,7 +104,7 @@ def result(of: Any, values: list[bytes]) -> Any:
 
 
 @given(st.lists(EVENTS, max_size=12))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_json_with_and_without_schemas_decodes_as_avro_does(events: list[dict[str, Any]]) -> None:
     """Hard values, all ops and images: the same rows to the letter, the same dead cells, the same counts."""
     wanted = result(decoder(), [framed(event) for event in events])
@@ -123,7 +123,7 @@ UPDATED = st.builds(
 
 
 @given(st.lists(CREATED | DELETED | UPDATED, max_size=12))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_flattened_rows_decode_as_whole_events_do(events: list[dict[str, Any]]) -> None:
     """In JSON and in Avro; deletes, changes of a key and versions are all there."""
     wanted = result(decoder(), [framed(event) for event in events])

@@ -27,7 +27,7 @@ PAIRS = (
 
 
 @pytest.mark.parametrize("place", PLACES)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(secret=IN_URL)
 def test_the_password_of_a_url_is_masked(place: str, secret: str) -> None:
     """Users and hosts stay, for they tell where the trouble is."""
@@ -37,7 +37,7 @@ def test_the_password_of_a_url_is_masked(place: str, secret: str) -> None:
 
 
 @pytest.mark.parametrize("place", PAIRS)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(secret=IN_WORD)
 def test_what_stands_after_the_name_of_a_secret_is_masked(place: str, secret: str) -> None:
     """As in connection strings, properties, JSON and query strings."""
