@@ -10,7 +10,7 @@ IN_URL = re.compile(r"://[^\s/:@\"'`]+:(?P<secret>[^\s@/\"'`]+)@")
 IN_PAIR = re.compile(
     r"(?i)\bpassword\s*[=:]\s*[\"']?(?P<secret>[A-Za-z0-9!#%+-]{6,})[\"']?\s*$", re.MULTILINE
 )
-HELD_OPEN = re.compile(r"[{}$<>…*]|^(password|secret|str|None)$")
+HELD_OPEN = re.compile(r"[{}$<>…*]|^(password|secret|str|None|CHANGE-ME)$")
 """A placeholder, or a name."""
 FOLDERS = ("widetable", "cdc_consumer", "backfill", "connectors", "deploy", "docs")
 KINDS = {
