@@ -31,7 +31,7 @@ from cdc_consumer.slot import Slot, read_slot
 from cdc_consumer.target_facts import Gauges
 from widetable.barrier import source_identity
 from widetable.command_line import named
-from widetable.errors import ConfigurationError, StoppedError
+from widetable.errors import StoppedError
 from widetable.hand_off import HandOff, read_ledger
 
 log = structlog.get_logger(__name__)
@@ -103,7 +103,6 @@ class Watchdog:
 
         Raises:
             StoppedError: the stream is broken for good; the message names the way out.
-            ConfigurationError: the topic has got partitions; the message names the command.
         """
         if self._looking:
             try:
@@ -136,7 +135,7 @@ class Watchdog:
         if sight.broken or (sight.suspected and confirmed):
             raise StoppedError(f"{'; '.join([*sight.broken, *sight.suspected])}. {RUNBOOK}")
         if sight.added and confirmed:
-            raise ConfigurationError("; ".join(sight.added))
+            raise StoppedError("; ".join(sight.added))  # which names its own way out
 
     def _mend(self, sight: Sight) -> None:
         """Start a failed connector again, if its slot is known to be good."""

@@ -85,8 +85,11 @@ def test_partitions_added_behind_our_back_stop_the_consumer_and_are_taken_in(
     admin = AdminClient({"bootstrap.servers": brokers})
     admin.create_partitions([NewPartitions(topic, 6)])[topic].result()
     ended = pipeline.product.run("cdc-consumer", "run", quiet=True)
-    assert ended.returncode == ExitCode.CONFIGURATION
-    assert "`cdc-consumer repartition`" in ended.stderr
+    assert ended.returncode in {
+        ExitCode.CONFIGURATION,
+        ExitCode.STOPPED,
+    }  # met by a worker, or by the watchdog
+    assert "`cdc-consumer repartition" in ended.stderr
     producer = Producer({"bootstrap.servers": brokers})
     producer.produce(topic, b"sent before the partition was known", partition=5)
     assert producer.flush(10) == 0

@@ -146,7 +146,7 @@ def test_an_unplanned_repartition_stops_and_is_adopted(world: World) -> None:
             done.result(30)
         world.fire()
         wait_until(lambda: not consumer.running, "the consumer stops", STOP_S)
-    assert consumer.child.returncode == 3, logged(consumer)
+    assert consumer.child.returncode in {3, 6}, logged(consumer)  # met by the worker, or seen by the watchdog
     assert "cdc-consumer repartition" in consumer.log.read_text(), logged(consumer)
     world.pipeline.succeed("cdc-consumer", "repartition", "--partitions", "8")
     consumer = world.consume()

@@ -10,7 +10,7 @@ import pytest
 from cdc_consumer.slot import Slot
 from cdc_consumer.watchdog import CONFIRMING_LOOKS, Sight, Watchdog
 from tests.waiting import wait_until
-from widetable.errors import ConfigurationError, StoppedError
+from widetable.errors import StoppedError
 
 
 def slot(confirmed: int = 100) -> Slot:
@@ -66,7 +66,7 @@ def test_partitions_that_somebody_added_stop_the_program_with_their_own_way_out(
     """A new epoch would be too much."""
     world = World()
     world.sight = Sight(added=["run `cdc-consumer repartition`"])
-    with pytest.raises(ConfigurationError) as stopped:
+    with pytest.raises(StoppedError) as stopped:
         world.look(10)
     assert CONFIRMING_LOOKS <= world.looks <= CONFIRMING_LOOKS + 1
     assert "reinit" not in str(stopped.value)
