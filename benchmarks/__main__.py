@@ -63,8 +63,9 @@ def run(*, scale: str, with_curves: bool, minutes: float, chain: Path | None, on
             figures["curves"] = curves.measure(servers, world, deadline=time.monotonic() + 60 * minutes)
     figures["seconds"] = round(time.monotonic() - began)
     RESULT.write_text(json.dumps(figures, indent=2) + "\n")
-    (BUILD / "bench.md").write_text(report.performance_section(figures) + "\n")
-    (BUILD / "bench.svg").write_text(report.chart(figures))
+    if not chosen:
+        (BUILD / "bench.md").write_text(report.performance_section(figures) + "\n")
+        (BUILD / "bench.svg").write_text(report.chart(figures))
     click.echo(report.target_table(figures))
 
 

@@ -12,10 +12,11 @@ from typing import Any, Final
 import confluent_kafka as ck
 import fastavro
 import numpy as np
+from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
 from benchmarks import topic
-from benchmarks.chain import START, World, control_schema, succeed, wide_schema
+from benchmarks.chain import NARROW, START, World, control_schema, succeed, wide_schema
 from benchmarks.content import tuples_written, wide_rows
 from benchmarks.stream import PARTITIONS, PIPELINE, Stream, consuming, end_offsets
 from devstack.databases import Server
@@ -29,8 +30,10 @@ LIVE: Final = "live"
 STEADY_ROWS_PER_S: Final = 561.0
 CAPTURE_ROWS_PER_S: Final = 15_000
 """How fast Debezium delivers a burst, as measured; the pace at which both orders are played."""
-ORDER_MINUTES: Final = 3
-GRACE_S: Final = 30.0
+ORDER_MINUTES: Final = 2
+GRACE_S: Final = 120.0
+STATISTICS_S: Final = 1.0
+"""A session's counts are in the statistics by then, once it has ended."""
 FAR_MINUTES: Final = 10_000
 """Where bursts lie, in minutes behind the history, so that their rows are new."""
 
@@ -73,6 +76,7 @@ def amplification(stream: Stream, order: Order) -> dict[str, Any]:
             for events in minutes:
                 _send(stream, events, CAPTURE_ROWS_PER_S)
             _wait_committed(stream, GRACE_S)
+        time.sleep(STATISTICS_S)
         after, rows = tuples_written(conn, schema), wide_rows(conn, schema) - rows_before
     inserted, updated = after[0] - before[0], after[1] - before[1]
     return {
@@ -136,7 +140,7 @@ def steady(world: World) -> dict[str, Any]:
     dsn = server.create_database("bench_live")
     settings = world.settings(LIVE, CDC_SOURCE__DSN=dsn, CDC_TARGET__DSN=dsn)
     product = Product(settings, world.folder)
-    report = world.folder / "steady.json"
+    report, name = world.folder / "steady.json", f"{LIVE}.{NARROW}"
     try:
         ships = [part for ship in world.fleet.ships for part in ("--ship-id", ship)]
         succeed(product, "cdc-consumer", "schema", "apply", *ships)
@@ -151,10 +155,11 @@ def steady(world: World) -> dict[str, Any]:
         finally:
             process.terminate()
         counts = json.loads(report.read_text())
-        capture = _capture_ms(world, f"{LIVE}.tenant.tbl_data_timeseries")
+        capture = _capture_ms(world, name)
     finally:
         product.run("cdc-consumer", "teardown", "--yes", quiet=True)
         server.drop_database("bench_live")
+        AdminClient({"bootstrap.servers": world.stack.kafka.bootstrap}).delete_topics([name])
     return {
         "rows": rows,
         "samples": counts["samples"],

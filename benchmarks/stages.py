@@ -77,9 +77,10 @@ class Watch:
 
     def start(self, world: World) -> None:
         """Forget what was, and watch the database's present sessions."""
-        query = (
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        query = """
+            SELECT pid FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+        """
         with world.connect() as conn:
             self.servers = [Path(f"/proc/{pid}/schedstat") for (pid,) in conn.execute(query)]
         self.seconds.clear()
@@ -87,7 +88,7 @@ class Watch:
 
     def now(self) -> float:
         """CPU seconds so far, of this process and of the sessions."""
-        server_ns = sum(int(place.read_text().split()[0]) for place in self.servers)
+        server_ns = sum(int(place.read_text().split()[0]) for place in self.servers if place.exists())
         return time.process_time() + server_ns / 1e9
 
     def around(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
