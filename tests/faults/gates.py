@@ -33,6 +33,8 @@ END $$;
 """
 # A claim raises the fence and nothing else; a batch leaves it alone.
 BATCH: Final = "WHEN (OLD.batch_no <> NEW.batch_no)"
+# A batch whose offset stays, because an older row is still held, commits without being seen to.
+ADVANCE: Final = "WHEN (OLD.next_offset < NEW.next_offset)"
 TRIGGERS: Final[dict[Place, str]] = {
     # Of the statement, not of the row: a row's trigger fires when the row is locked already.
     "before ledger": "CREATE TRIGGER {name} BEFORE UPDATE ON {table} EXECUTE FUNCTION fault.wait({key}, {who})",
@@ -45,7 +47,7 @@ TRIGGERS: Final[dict[Place, str]] = {
     "in write": "CREATE TRIGGER {name} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW"
     " EXECUTE FUNCTION fault.wait({key}, {who})",
     "at commit": "CREATE CONSTRAINT TRIGGER {name} AFTER UPDATE ON {table} DEFERRABLE INITIALLY DEFERRED"
-    " FOR EACH ROW " + BATCH + " EXECUTE FUNCTION fault.wait({key}, {who})",
+    " FOR EACH ROW " + ADVANCE + " EXECUTE FUNCTION fault.wait({key}, {who})",
 }
 
 

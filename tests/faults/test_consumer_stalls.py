@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(400), pytest.mark.faults]
 
 PATIENT = {"CDC_TARGET__LOCK_TIMEOUT_MS": "90000"}
 """For the one that is held at a gate while the group's session runs out."""
+PASSED = 3_000
+"""Events of a partition: more than the batch that the zombie has in hand."""
 MEMBERS = 3
 CHANGES = 10
 ASLEEP_S = 8.0
@@ -28,11 +30,17 @@ def sleep_before_the_ledger(world: World) -> tuple[Process, Process]:
         with world.gate("before ledger", who=f"cdc-consumer-{worker_pid(zombie)}-%") as gate:
             gate.catch()
             world.stop(zombie)
+            asleep = world.positions()
             successor = world.consume()
-            world.flows(4_000)
+            wait_until(lambda: overtaken(world, asleep), "the successor is past the batch", 90.0)
             gate.open()
             world.resume(zombie)
             return zombie, successor
+
+
+def overtaken(world: World, asleep: dict[int, int]) -> bool:
+    """Every partition with data is well past the batch that was in hand."""
+    return all(now >= asleep[number] + PASSED for number, now in world.positions().items() if asleep[number])
 
 
 def worker_pid(consumer: Process) -> int:

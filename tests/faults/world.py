@@ -163,6 +163,11 @@ class World:
         """How far the ledger is, over all partitions."""
         return self.pipeline.target_value(POSITION)
 
+    def positions(self) -> dict[int, int]:
+        """How far the ledger is, by partition."""
+        with psycopg.connect(self.pipeline.target, autocommit=True) as conn:
+            return dict(conn.execute("SELECT partition, next_offset FROM cdc.offset_ledger").fetchall())
+
     def flows(self, events: int = 2_000, timeout_s: float = RECOVERY_S) -> None:
         """Wait until the stream has moved on by so many events."""
         goal = self.position() + events
