@@ -55,7 +55,7 @@ AFTER_A_GAP: Final = (
 )
 AFTER_TRUNCATE: Final = (
     "The wide tables hold what they held. To keep it: `cdc-consumer run`. To make them what the source is:"
-    " `cdc-consumer run`, then `backfill verify --repair`"
+    " `cdc-consumer reinit --force`, `cdc-consumer run`, then `backfill verify --repair`"
 )
 HELP: Final = """Keep wide tables in step with a narrow table, live, through Debezium and Kafka.
 

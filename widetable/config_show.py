@@ -92,6 +92,8 @@ def _dsn(dsn: str) -> str:
         parts = conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         return MASK
+    if "@" in str(parts.get("host", "")):  # the rest of a password with an @ in it
+        return MASK
     parts.update({name: MASK for name in PASSWORDS if parts.get(name)})
     return conninfo.make_conninfo("", **parts)
 

@@ -82,6 +82,10 @@ def _connect_target(
 def session_dsn(dsn: str, application: str, connect_timeout_s: int, extra_options: str = "") -> str:
     """`dsn` with keepalives, application name and pinned text settings added; the user's own options win."""
     given = conninfo.conninfo_to_dict(dsn)
+    if "@" in str(
+        given.get("host", "")
+    ):  # the rest of a password, which an error would show as a host's name
+        raise psycopg.ProgrammingError("an @ in the host's name")
     options = f"{TEXT_SETTINGS}{extra_options} {given.pop('options', '')}".strip()
     defaults: dict[str, Any] = {
         "client_encoding": "UTF8",  # COPY sends our bytes as they are
@@ -98,8 +102,10 @@ def _connect(
     try:
         full = session_dsn(dsn, application, timeout_s, extra)
     except psycopg.ProgrammingError as error:
-        message = f"{setting} is not a connection string PostgreSQL understands; write it as postgresql://user@host/db"
-        raise ConfigurationError(message) from error
+        raise ConfigurationError(
+            f"{setting} is not a connection string PostgreSQL understands; write it as postgresql://user@host/db,"
+            " with %40 for an @ in the password"
+        ) from error
     try:
         return psycopg.connect(full, autocommit=autocommit, prepare_threshold=NEVER)
     except psycopg.OperationalError as error:

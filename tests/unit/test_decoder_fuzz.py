@@ -26,12 +26,14 @@ from tests.debezium_events import (
     records,
     sample,
 )
+from tests.unit.test_decoder_strays import STRAY_SCHEMAS, STRAYS
 from widetable.narrow import DeadCell
 
 ROUNDS = 40
 BATCH = 60
 ADDED = 9
 ADDED_SCHEMA = changed_schema(added=["null", "string"])
+SCHEMAS = {ADDED: ADDED_SCHEMA, **STRAY_SCHEMAS}
 
 
 def good_message(rng: random.Random) -> bytes:
@@ -99,7 +101,7 @@ def one(decode: Decoder, value: bytes | None, place: int) -> Any:
 
 def check_batch(good: list[bytes], broken: dict[int, bytes | None]) -> None:
     """Put broken messages at their places among good ones and check both."""
-    fast, reference = decoder(schemas={ADDED: ADDED_SCHEMA}), decoder("fastavro", {ADDED: ADDED_SCHEMA})
+    fast, reference = decoder(schemas=SCHEMAS), decoder("fastavro", SCHEMAS)
     wanted = outcomes(reference, good)
     broken = {
         place: value for place, value in broken.items() if one(reference, value, place) is not TruncateError
@@ -127,6 +129,22 @@ def test_mutated_messages_are_dead_or_what_the_reference_makes_of_them(seed: int
     good = [good_message(rng) for _ in range(BATCH)]
     places = rng.sample(range(BATCH), rng.choice([1, 2, 5]))
     check_batch(good, {place: mutated(good[place], rng) for place in places})
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS // 4))
+def test_mutated_strays_harm_no_message(seed: int) -> None:
+    """Flattened events, transaction markers, JSON, other tables, tombstones, as they are and broken."""
+    rng = random.Random(2_000 + seed)
+    good = [good_message(rng) for _ in range(BATCH)]
+    strays = [value for value, _ in STRAYS.values()]
+    chosen = dict(zip(rng.sample(range(BATCH), 5), rng.sample(strays, 5), strict=True))
+    check_batch(
+        good,
+        {
+            place: mutated(value, rng) if value and rng.random() < 0.7 else value
+            for place, value in chosen.items()
+        },
+    )
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
