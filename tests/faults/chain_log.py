@@ -29,15 +29,8 @@ WHERE writer LIKE 'cdc-consumer-%'
   AND NOT (new_fence = old_fence + 1 AND new_batch = old_batch AND new_offset >= old_offset)
   AND NOT (new_fence = old_fence AND new_batch = old_batch + 1 AND new_offset >= old_offset)
 """
-UNFENCED: Final = """
-CREATE FUNCTION fault.unfenced() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.fence := OLD.fence;
-    NEW.batch_no := OLD.batch_no;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER unfenced BEFORE UPDATE ON cdc.offset_ledger FOR EACH ROW EXECUTE FUNCTION fault.unfenced();
-"""
+HOLDERS: Final = "SELECT fence, batch_no, partition FROM cdc.offset_ledger"
+GIVE_BACK: Final = "UPDATE cdc.offset_ledger SET fence = %s, batch_no = %s WHERE partition = %s"
 WENT_BACK: Final = "SELECT count(*) FROM fault.chain WHERE new_offset < old_offset"
 
 
@@ -51,9 +44,16 @@ def breaks(dsn: str) -> int:
     return _count(dsn, BREAKS)
 
 
-def unfence(dsn: str) -> None:
-    """The negative control: fence and batch number stand still, so every process may write."""
-    _execute(dsn, UNFENCED)
+def holders(dsn: str) -> list[tuple[int, int, int]]:
+    """Fence, batch number and partition, as their owners of now know them."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        return conn.execute(HOLDERS).fetchall()
+
+
+def unfence(dsn: str, holders: list[tuple[int, int, int]]) -> None:
+    """The negative control: whoever held the partitions then may write, as if no claim had come since."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.cursor().executemany(GIVE_BACK, holders)
 
 
 def went_back(dsn: str) -> int:
