@@ -62,11 +62,17 @@ def run(*, scale: str, with_curves: bool, minutes: float, chain: Path | None, on
         if with_curves:
             figures["curves"] = curves.measure(servers, world, deadline=time.monotonic() + 60 * minutes)
     figures["seconds"] = round(time.monotonic() - began)
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    _save(figures)
     if not chosen:
         (BUILD / "bench.md").write_text(report.performance_section(figures) + "\n")
         (BUILD / "bench.svg").write_text(report.chart(figures))
     click.echo(report.target_table(figures))
+    if failed := figures.get("failed"):
+        raise DevstackError(f"sections that failed: {failed}")
+
+
+def _save(figures: dict[str, Any]) -> None:
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def _describe(figures: dict[str, Any], world: World) -> None:
@@ -82,7 +88,12 @@ def _measure(figures: dict[str, Any], world: World, chosen: set[str]) -> None:
     def section(name: str, measure: Callable[[], Any]) -> None:
         if not chosen or name in chosen:
             print(name, flush=True)
-            figures[name] = measure()
+            try:
+                figures[name] = measure()
+            except Exception as error:  # noqa: BLE001 - one section that fails must not cost the figures of the others
+                figures.setdefault("failed", {})[name] = f"{type(error).__name__}: {error}"
+                print(f"  {name} FAILED: {error}", flush=True)
+            _save(figures)
 
     control = figures.setdefault("control", {})
     with _timed("history"):
@@ -94,11 +105,11 @@ def _measure(figures: dict[str, Any], world: World, chosen: set[str]) -> None:
                 ratio(results, history.CONTROL, history.OURS),
             )
     section("verify", lambda: upkeep.verify(history.target(world, "text")))
-    staged = (
-        {"history": stages.history_stages(history.target(world, "text"))}
-        if not chosen or "stages" in chosen
-        else {}
-    )
+
+    def staged(filled: stream.Stream) -> dict[str, Any]:
+        text = history.target(world, "text")
+        return {"stream": stages.stream_stages(filled), "history": stages.history_stages(text)}
+
     with stream.open_stream(world) as filled:
         if not chosen or "stream" in chosen:
             with _timed("stream"):
@@ -108,8 +119,7 @@ def _measure(figures: dict[str, Any], world: World, chosen: set[str]) -> None:
                 ratio(results, stream.CONTROL, stream.OURS),
             )
         section("replay", lambda: upkeep.replay(filled))
-        if not chosen or "stages" in chosen:
-            figures["stages"] = {"stream": stages.stream_stages(filled), **staged}
+        section("stages", lambda: staged(filled))
         section("resync", lambda: upkeep.resync(filled))
         section("bursts", lambda: latency.bursts(filled))
         section("moment_major", lambda: latency.amplification(filled, "moment"))

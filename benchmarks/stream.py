@@ -14,6 +14,7 @@ import confluent_kafka as ck
 import pyarrow as pa
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmarks import jdbc_sink
 from benchmarks import stream_peers as peers
@@ -148,14 +149,18 @@ def _without(batch: pa.RecordBatch, taken: dict[str, Any]) -> pa.RecordBatch:
     return batch.filter(pa.array([not one for one in same])) if any(same) else batch
 
 
+@retry(
+    retry=retry_if_exception_type(ck.KafkaException),
+    wait=wait_fixed(0.5),
+    stop=stop_after_delay(30),
+    reraise=True,
+)
 def end_offsets(bootstrap: str, name: str) -> dict[int, int]:
     """The offsets after the last record of each partition."""
     consumer = ck.Consumer({"bootstrap.servers": bootstrap, "group.id": "ends"})
     try:
-        return {
-            p: consumer.get_watermark_offsets(ck.TopicPartition(name, p), timeout=10)[1]
-            for p in range(PARTITIONS)
-        }
+        places = [ck.TopicPartition(name, partition) for partition in range(PARTITIONS)]
+        return {place.partition: consumer.get_watermark_offsets(place, timeout=10)[1] for place in places}
     finally:
         consumer.close()
 
