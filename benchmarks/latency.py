@@ -16,11 +16,11 @@ from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
 from benchmarks import topic
-from benchmarks.chain import NARROW, START, World, control_schema, succeed, wide_schema
+from benchmarks.chain import MINUTE_ROWS, NARROW, START, World, control_schema, succeed, wide_schema
 from benchmarks.content import tuples_written, wide_rows
 from benchmarks.stream import PARTITIONS, PIPELINE, Stream, consuming, end_offsets
 from devstack.databases import Server
-from devstack.fleet import LiveLoad
+from devstack.fleet import LiveLoad, write_history
 from devstack.fleet.bursts import burst_of, minute_of
 from devstack.fleet.plan import Order
 from devstack.fleet.script import CALM
@@ -70,9 +70,10 @@ def amplification(stream: Stream, order: Order) -> dict[str, Any]:
     first = FAR_MINUTES * (2 if order == "moment" else 3)
     minutes = [_minute_events(stream, first + i, order) for i in range(ORDER_MINUTES)]
     with stream.world.connect() as conn:
+        # Before the consumer starts: a session's counts are sure to be there only once it has ended.
+        before, rows_before = tuples_written(conn, schema), wide_rows(conn, schema)
         with consuming(stream, 2) as _:
             _wait_committed(stream, GRACE_S)
-            before, rows_before = tuples_written(conn, schema), wide_rows(conn, schema)
             for events in minutes:
                 _send(stream, events, CAPTURE_ROWS_PER_S)
             _wait_committed(stream, GRACE_S)
@@ -142,8 +143,8 @@ def steady(world: World) -> dict[str, Any]:
     product = Product(settings, world.folder)
     report, name = world.folder / "steady.json", f"{LIVE}.{NARROW}"
     try:
-        ships = [part for ship in world.fleet.ships for part in ("--ship-id", ship)]
-        succeed(product, "cdc-consumer", "schema", "apply", *ships)
+        write_history(dsn, world.fleet, MINUTE_ROWS, START)  # tables are made for ships that are there
+        succeed(product, "cdc-consumer", "schema", "apply")
         succeed(product, "cdc-consumer", "init")
         process = product.start("cdc-consumer", "run", "--report", str(report))
         try:
