@@ -36,7 +36,7 @@ down: install  ## Stop them and remove their data
 
 test: java install lint  ## Run lint and all tests on the real chain, with coverage
 	$(RUN)coverage erase
-	$(RUN)coverage run -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(RUN)coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	$(RUN)coverage combine --quiet
 	$(RUN)coverage report --fail-under=90
 

@@ -222,7 +222,7 @@ def test_status_tells_the_lag_of_each_partition(streaming: Pipeline) -> None:
         "connect": "answers",
         "registry": "answers",
     }
-    assert connections["sessions"] >= 2
+    assert connections["sessions"] >= 1  # the one that asks; others may have just ended
     assert facts["history"] == {"state": "nothing was copied yet"}
     assert json.loads(json.dumps(facts)) == facts
     text = "\n".join(lines(facts))

@@ -37,7 +37,7 @@ def test_processes_that_write_at_once_lose_no_line(tmp_path: Path) -> None:
     writers = [subprocess.Popen([*command, str(name)]) for name in range(4)]  # noqa: S603 - our own code
     assert [writer.wait(60) for writer in writers] == [0] * 4
     lines = [line.split() for file in pieces(path) for line in file.read_text().splitlines()]
-    assert len(pieces(path)) >= 4
+    assert len(pieces(path)) >= 2  # a rotation that finds another at it is left out
     assert {len(line) for line in lines} == {3}
     for name in range(4):
         numbers = [int(number) for writer, number, _ in lines if writer == str(name)]
