@@ -49,15 +49,26 @@ ERRORS: Final[dict[ExitCode, type[WideTableError]]] = {
 }
 
 
+class _LeaveIt(BaseException):
+    """Raised by a signal's handler within a look at the databases, which may wait for one that does not answer.
+
+    Not an `Exception`, so that no look takes it for an error of its own.
+    """
+
+
 @dataclass(slots=True)
 class Wish:
     """What a person asked for by signal: once to stop at the end of a slice, twice to stop now."""
 
     signals: int = 0
+    looking: bool = False
 
     def hear(self, _number: int, _frame: FrameType | None) -> None:
-        """Signal handler: only counts, for it may interrupt anything."""
+        """Signal handler: counts, for it may interrupt anything; only a look is left at once."""
         self.signals += 1
+        if self.looking:
+            self.looking = False
+            raise _LeaveIt
 
 
 class Watch:
@@ -124,12 +135,13 @@ def run_plan(settings: Settings, plan: Plan, rows_per_s: float | None, display: 
     crew = Crew(settings, plan, rows_per_s)
     watch, brake = Watch(settings, plan, crew.run), Brake(settings, crew)
     with listening() as wish, closing(watch), closing(brake):
-        watch.look()
-        brake.look(watch.slot())  # before the first slice
+        look(watch, brake, wish)  # before the first slice
         with crew:
             _supervise(settings, crew, watch, wish, display, brake)
         if crew.fatal:
             raise _error(crew.fatal)
+        if wish.signals:
+            watch.close()  # a session that hangs would hold the end up; a new one has its timeout
         return watch.conclude()
 
 
@@ -155,6 +167,19 @@ class Brake:
         self._source.close()
 
 
+def look(watch: Watch, brake: Brake, wish: Wish) -> tuple[Totals, str] | None:
+    """The totals and what slows the copy down; None where a signal came meanwhile."""
+    try:
+        wish.looking = True
+        seen = watch.look(), brake.look(watch.slot())
+        wish.looking = False
+    except _LeaveIt:
+        return None
+    finally:
+        wish.looking = False
+    return seen
+
+
 def _supervise(
     settings: Settings, crew: Crew, watch: Watch, wish: Wish, display: Display, brake: Brake
 ) -> None:
@@ -164,9 +189,8 @@ def _supervise(
     while crew.pids:
         for note in crew.listen(POLL_S):
             display.note(note.text)
-        if glance.due():
-            totals = watch.look()
-            display.show(totals, brake.look(watch.slot()))
+        if glance.due() and not wish.signals and (seen := look(watch, brake, wish)):
+            display.show(*seen)
         if wish.signals and deadline_s is None:
             display.note("stopping after the slices in work; once more to stop at once")
             deadline_s = time.monotonic() + settings.backfill.shutdown_s
