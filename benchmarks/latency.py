@@ -7,11 +7,12 @@ import statistics
 import time
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import confluent_kafka as ck
 import fastavro
 import numpy as np
+import psycopg
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
@@ -45,13 +46,13 @@ def bursts(stream: Stream) -> dict[str, Any]:
     """From the last record in Kafka to committed rows: a minute of the whole fleet at once, again and again."""
     world, found, produced = stream.world, [], []
     with consuming(stream, 2) as _:
-        _wait_committed(stream, GRACE_S)
+        _wait_committed(stream)
         for number in range(world.scale.bursts + 2):  # two to warm up
             events = _minute_events(stream, FAR_MINUTES + number, "moment")
             began = time.monotonic()
             _send(stream, events)
             sent = time.monotonic()
-            found.append((_wait_committed(stream, GRACE_S) - sent) * 1000)
+            found.append((_wait_committed(stream) - sent) * 1000)
             produced.append((sent - began) * 1000)
             time.sleep(0.3)
     after = found[2:]
@@ -73,10 +74,10 @@ def amplification(stream: Stream, order: Order) -> dict[str, Any]:
         # Before the consumer starts: a session's counts are sure to be there only once it has ended.
         before, rows_before = tuples_written(conn, schema), wide_rows(conn, schema)
         with consuming(stream, 2) as _:
-            _wait_committed(stream, GRACE_S)
+            _wait_committed(stream)
             for events in minutes:
                 _send(stream, events, CAPTURE_ROWS_PER_S)
-            _wait_committed(stream, GRACE_S)
+            _wait_committed(stream)
         time.sleep(STATISTICS_S)
         after, rows = tuples_written(conn, schema), wide_rows(conn, schema) - rows_before
     inserted, updated = after[0] - before[0], after[1] - before[1]
@@ -113,21 +114,27 @@ def _send(stream: Stream, events: Events, rows_per_s: float = float("inf")) -> N
     producer.flush(GRACE_S)
 
 
-def _wait_committed(stream: Stream, timeout_s: float) -> float:
+def _wait_committed(stream: Stream, timeout_s: float = GRACE_S) -> float:
     """Wait until the ledger stands at the topic's end; returns when that was seen."""
     ends = sum(end_offsets(stream.world.stack.kafka.bootstrap, stream.topic).values())
-    query = sql.SQL("SELECT sum(next_offset) FROM {}.offset_ledger").format(
-        sql.Identifier(control_schema(PIPELINE))
-    )
+    return _wait_ledger(stream.world.dsn, PIPELINE, "sum(next_offset)", ends, timeout_s)
+
+
+def _wait_ledger(
+    dsn: str, pipeline: str, figure: LiteralString, wanted: int, timeout_s: float = GRACE_S
+) -> float:
+    """Wait until a figure of all ledger rows is large enough; returns when that was seen."""
+    ledger = sql.Identifier(control_schema(pipeline), "offset_ledger")
+    query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(figure), ledger)
     deadline = time.monotonic() + timeout_s
-    with stream.world.connect() as conn:
+    with psycopg.connect(dsn, autocommit=True) as conn:
         while True:
-            ((done,),) = conn.execute(query).fetchall()
+            ((found,),) = conn.execute(query).fetchall()
             now = time.monotonic()
-            if done >= ends:
+            if found is not None and found >= wanted:
                 return now
             if now > deadline:
-                raise TimeoutError(f"the ledger stands at {done} of {ends}")
+                raise TimeoutError(f"the ledger's {figure} is {found}, not {wanted}")
             time.sleep(0.002)
 
 
@@ -148,11 +155,12 @@ def steady(world: World) -> dict[str, Any]:
         succeed(product, "cdc-consumer", "init")
         process = product.start("cdc-consumer", "run", "--report", str(report))
         try:
+            _wait_ledger(dsn, LIVE, "bool_and(owner IS NOT NULL)::int", 1)
             load = LiveLoad(dsn, world.fleet, start=START, rows_per_second=STEADY_ROWS_PER_S, mix=CALM)
             with load:
                 time.sleep(world.scale.steady_s)
-                rows = load.stop().inserts
-            time.sleep(3)
+                events = load.stop().events
+            _wait_ledger(dsn, LIVE, "sum(next_offset)", events)
         finally:
             process.terminate()
         counts = json.loads(report.read_text())
@@ -162,8 +170,7 @@ def steady(world: World) -> dict[str, Any]:
         server.drop_database("bench_live")
         AdminClient({"bootstrap.servers": world.stack.kafka.bootstrap}).delete_topics([name])
     return {
-        "rows": rows,
-        "samples": counts["samples"],
+        "rows": counts["samples"],
         **{name: counts[name] for name in ("apply_p50_ms", "apply_p99_ms", "total_p50_ms", "total_p99_ms")},
         "capture_p50_ms": float(np.quantile(capture, 0.5)),
         "capture_p99_ms": float(np.quantile(capture, 0.99)),

@@ -61,7 +61,7 @@ def target_table(figures: Figures) -> str:
     for target in TARGETS:
         try:
             found, met = target.shown(target.read(figures)), target.met(figures)
-        except KeyError:
+        except (KeyError, TypeError):  # not measured
             continue
         bound = f"{'at most' if target.at_most else 'at least'} {target.shown(target.bound)}"
         lines.append(f"| {target.text} | {bound} | {found} | {'met' if met else '**not met**'} |")
@@ -84,7 +84,7 @@ def latency_table(figures: Figures) -> str:
     """Latencies and the rest of what an operator waits for; what was not measured is left out."""
     lines = ["| what | figure |", "|---|---|"]
     for what, figure in LATENCIES:
-        with suppress(KeyError):
+        with suppress(KeyError, TypeError, ValueError):
             lines.append(f"| {what} | {figure(figures)} |")
     return "\n".join(lines)
 
