@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 RUN := $(VENV)/bin/
 PYTEST_ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 2
 SEEDS ?= 1
 MINUTES ?= 30
 .DEFAULT_GOAL := help

@@ -21,6 +21,8 @@ GATEWAY: Final = frozenset({502, 503, 504})
 """A proxy's own words, often HTML, about a worker that is down or starting: that passes."""
 REBALANCE_S: Final = 60.0
 """While workers rebalance, Connect answers 409; that takes seconds, or a lost worker's grace period."""
+REBALANCE: Final = "rebalance is expected"
+"""Some of its requests answer the same as 500."""
 
 POLL_S: Final = 0.2
 JsonObject = dict[str, Any]
@@ -203,7 +205,7 @@ class Connect:
                     f"Kafka Connect at {self._place} does not answer ({error or type(error).__name__}):"
                     " is it up, and is CDC_CONNECT__URL right?"
                 ) from error
-            if response.status_code != httpx.codes.CONFLICT or time.monotonic() > deadline:
+            if not _rebalancing(response) or time.monotonic() > deadline:
                 break
             time.sleep(POLL_S)
         if response.is_success or (missing_ok and response.status_code == httpx.codes.NOT_FOUND):
@@ -260,3 +262,10 @@ class Connect:
             f"{self._place} answers with {kind} (HTTP {response.status_code}), not as Kafka Connect does:"
             " check CDC_CONNECT__URL"
         )
+
+
+def _rebalancing(response: httpx.Response) -> bool:
+    """Whether the same request will be answered in a moment."""
+    return response.status_code == httpx.codes.CONFLICT or (
+        response.status_code == httpx.codes.INTERNAL_SERVER_ERROR and REBALANCE in response.text
+    )

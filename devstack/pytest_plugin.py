@@ -1,7 +1,7 @@
 """Fixtures for tests that need the real thing.
 
 `postgres` and `stack` start once per session, on first use; databases are new for each test. With pytest-xdist
-(`-n 3`) the workers share one Kafka, registry and Connect, where every test has names of its own; each worker has
+(`-n 2`) the workers share one Kafka, registry and Connect, where every test has names of its own; each worker has
 its own PostgreSQL, for what one test does there (open transactions, slots) delays others. Environment:
 `DEVSTACK_HOME` names a chain that runs already (`python -m devstack up`) and is used as it is;
 `CDC_TEST_SOURCE_DSN` and `CDC_TEST_TARGET_DSN` put the databases on other servers.

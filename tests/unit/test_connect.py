@@ -121,9 +121,11 @@ def test_a_worker_that_is_down_is_unreachable_and_named_without_its_password() -
 
 
 def test_a_rebalance_is_waited_for() -> None:
-    """Connect answers 409 while its workers share out the work; a moment later it does what it is asked."""
+    """Connect answers 409, or 500, while workers share out the work; a moment later it does what it is asked."""
     busy = httpx.Response(409, json={"error_code": 409, "message": "rebalance in process"})
-    with client(answers(busy, busy, status("RUNNING", "RUNNING"))) as connect:
+    expected = "Request cannot be completed because a rebalance is expected"
+    inner = httpx.Response(500, json={"error_code": 500, "message": expected})
+    with client(answers(busy, inner, status("RUNNING", "RUNNING"))) as connect:
         state = connect.state("x")
     assert state is not None
     assert state.running
