@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import psycopg
 import pytest
 
-from tests.schema_world import ENGINE, Run, insert, schema_runner, small_lists, wide_tables
-from widetable.control import use_control
+from tests.schema_world import ENGINE, Run, insert, small_lists, wide_tables
 from widetable.ddl import check_tables
 from widetable.errors import ExitCode
-from widetable.postgres import Connection, connect_target
+from widetable.postgres import Connection
 from widetable.registry import require_registry
-from widetable.settings import TargetSettings
 
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture
-def source(source_dsn: str) -> Iterator[psycopg.Connection]:
-    """A session on the source database."""
-    with psycopg.connect(source_dsn, autocommit=True) as conn:
-        yield conn
-
-
-@pytest.fixture
-def target(target_dsn: str) -> Iterator[Connection]:
-    """A session on the target that uses the control schema once there is one."""
-    with connect_target(TargetSettings(dsn=target_dsn), "test") as conn:
-        use_control(conn, "cdc")
-        yield conn
-
-
-@pytest.fixture
-def run(
-    source_dsn: str, target_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Runs a `schema` command; returns exit code, stdout and stderr."""
-    return schema_runner(source_dsn, target_dsn, monkeypatch, capsys)
 
 
 def test_apply_creates_the_tables_of_every_ship_and_then_nothing(

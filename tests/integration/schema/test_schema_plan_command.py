@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import conninfo, sql
 
-from tests.schema_world import ENGINE, Run, insert, schema_runner, wide_tables
-from widetable.control import use_control
+from tests.schema_world import ENGINE, Run, insert, wide_tables
 from widetable.errors import ExitCode
-from widetable.postgres import Connection, connect_target
-from widetable.settings import TargetSettings
+from widetable.postgres import Connection
 
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture
-def source(source_dsn: str) -> Iterator[psycopg.Connection]:
-    """A session on the source database."""
-    with psycopg.connect(source_dsn, autocommit=True) as conn:
-        yield conn
-
-
-@pytest.fixture
-def target(target_dsn: str) -> Iterator[Connection]:
-    """A session on the target that uses the control schema once there is one."""
-    with connect_target(TargetSettings(dsn=target_dsn), "test") as conn:
-        use_control(conn, "cdc")
-        yield conn
-
-
-@pytest.fixture
-def run(
-    source_dsn: str, target_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Runs a `schema` command; returns exit code, stdout and stderr."""
-    return schema_runner(source_dsn, target_dsn, monkeypatch, capsys)
 
 
 def test_plan_shows_tables_sizes_and_what_to_look_at(run: Run, source: psycopg.Connection) -> None:

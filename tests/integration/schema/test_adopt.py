@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from backfill.cli import commands as backfill
-from tests.schema_world import Run, insert, schema_runner, small_lists
+from tests.schema_world import Run, insert, small_lists
 from widetable import command_line
 from widetable.barrier import source_identity, take_barrier
 from widetable.control import use_control
@@ -35,27 +35,12 @@ CREATE TABLE {NAME}_2 (created_time timestamp PRIMARY KEY, "/v1/dyn//run" boolea
 
 
 @pytest.fixture
-def source(source_dsn: str) -> Iterator[psycopg.Connection]:
-    """A session on the source database."""
-    with psycopg.connect(source_dsn, autocommit=True) as conn:
-        yield conn
-
-
-@pytest.fixture
 def target(target_dsn: str) -> Iterator[Connection]:
     """A session on the target, with the tables of another program."""
     with connect_target(TargetSettings(dsn=target_dsn), "test") as conn:
         conn.execute(OLD.encode())
         use_control(conn, "cdc")
         yield conn
-
-
-@pytest.fixture
-def run(
-    source_dsn: str, target_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Runs a `schema` command; returns exit code, stdout and stderr."""
-    return schema_runner(source_dsn, target_dsn, monkeypatch, capsys)
 
 
 @pytest.fixture
