@@ -17,7 +17,7 @@ from backfill.reader import Limits, Reader, TooLargeError
 from backfill.settings import Settings
 from backfill.writing import PatientWriter, apply_batch, in_layout
 from widetable.apply import Origin, Writer
-from widetable.errors import RetryableError, StoppedError
+from widetable.errors import PartialError, RetryableError, StoppedError
 from widetable.hand_off import HandOff, streaming_hand_off
 from widetable.postgres import Connection
 
@@ -31,10 +31,18 @@ class Copier:
         settings: where both databases are, how often to try.
         streams: whether the pipeline has a hand-off; a copy goes on only while that stays so.
         nap: waits for some seconds.
+        stopping: whether a signal was heard: a large range is left after the part in work.
     """
 
-    def __init__(self, settings: Settings, *, streams: bool, nap: Callable[[float], object]) -> None:
-        self._settings, self._streams = settings, streams
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        streams: bool,
+        nap: Callable[[float], object],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._settings, self._streams, self._stopping = settings, streams, stopping
         self.writer = PatientWriter(settings, "retry", nap)
         self._reader: Reader | None = None
 
@@ -44,9 +52,12 @@ class Copier:
         Raises:
             RetryableError, UnreachableError: an outage that outlasted all attempts; parts before it are there.
             ConfigurationError, StoppedError: nothing can be copied.
+            PartialError: a signal was heard; parts before it are there.
         """
         total, left = Copied(), [bounds]
         while left:
+            if total.rows and self._stopping():
+                raise PartialError(f"stopped after {total.rows:,} rows of this range")
             part = left.pop()
             try:
                 total += self.writer.run(partial(self._once, ships, part))

@@ -19,6 +19,7 @@ from typing import Any, Final
 import click
 import psycopg
 
+from backfill.grace import within_grace
 from backfill.settings import Settings
 from widetable.command_line import named
 from widetable.control import check_control
@@ -113,7 +114,7 @@ def run_following(settings: Settings, asked: Following, tell: Tell) -> None:
         ConfigurationError, StoppedError: no use in going on.
     """
     stop, memory, waits = Event(), Memory(), Waits()
-    with _ended_by_signals(stop):
+    with within_grace(settings.backfill.shutdown_s), _ended_by_signals(stop):
         while not stop.is_set():
             try:
                 with _follower(settings, asked, memory, stop, waits.heard(tell)) as (follower, healing):
@@ -213,7 +214,7 @@ def _passing(error: Exception) -> Exception | None:
 
 @contextmanager
 def _ended_by_signals(stop: Event) -> Iterator[None]:
-    """The first signal asks to end, which takes as long as the query under way; a second one ends at once."""
+    """The first signal asks to end, once the query under way is answered; a second one ends at once."""
 
     def hear(number: int, _frame: object) -> None:
         stop.set()

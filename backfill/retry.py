@@ -28,7 +28,7 @@ from backfill.scope import choose_ships
 from backfill.settings import Settings
 from widetable.apply import Writer
 from widetable.control import check_control
-from widetable.errors import RetryableError
+from widetable.errors import PartialError, RetryableError
 from widetable.hand_off import streaming_hand_off
 from widetable.postgres import Connection, connect_target
 
@@ -91,7 +91,7 @@ class Retry:
     Args:
         settings: where both databases are.
         request: what is asked for.
-        wish: signals heard; the first one ends the retry after the range in work.
+        wish: signals heard; the first one ends the retry after the range in work, or a part of it.
         tell: takes a line about a range that can't be copied.
         left: takes the lines of ranges that are left.
     """
@@ -118,7 +118,9 @@ class Retry:
             hand_off = streaming_hand_off(conn, settings.pipeline.name)
             require_hand_off_or_flag(hand_off, no_handoff=request.no_handoff)
             self._failed = failed_ranges(conn, settings.pipeline.name, streams=hand_off is not None)
-        self._copier = Copier(settings, streams=hand_off is not None, nap=self._nap)
+        self._copier = Copier(
+            settings, streams=hand_off is not None, nap=self._nap, stopping=lambda: wish.signals > 0
+        )
         self.tally = Tally()
 
     def run(self) -> Tally:
@@ -176,7 +178,7 @@ class Retry:
             self.tally.failed += 1
             self._tell(f"{task.where}: {error}")
             self._left(task.lines)
-            only_this_range = isinstance(error, RetryableError | psycopg.Error)
+            only_this_range = isinstance(error, RetryableError | psycopg.Error | PartialError)
             return None if only_this_range else error
         return None
 

@@ -9,6 +9,7 @@ from typing import IO
 import click
 
 from backfill.failed_csv import HEADER_LINE
+from backfill.grace import within_grace
 from backfill.retry import Retry, RetryRequest, Tally
 from backfill.runner import listening
 from backfill.settings import Settings
@@ -53,7 +54,11 @@ def retry(
     request = RetryRequest(file, ships, delay_s, dry_run, no_handoff)
     if still_failed is None and file is not None:
         still_failed = file.with_name(f"{file.stem}.still-failed.csv")
-    with listening() as wish, closing(Leftover(None if dry_run else still_failed)) as leftover:
+    with (
+        within_grace(settings.backfill.shutdown_s),
+        listening() as wish,
+        closing(Leftover(None if dry_run else still_failed)) as leftover,
+    ):
         job = Retry(settings, request, wish, lambda line: click.echo(line, err=True), leftover.write)
         tally = job.run()
     click.echo(_summary(tally, dry_run=dry_run))

@@ -1,19 +1,24 @@
-"""`backfill run` and signals: a database that does not answer holds the end up no longer than a worker does."""
+"""`backfill` and signals: a database that does not answer holds the end up no longer than a worker does."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from typing import Any, cast
 
 import psycopg
+import pytest
 
+from backfill.grace import within_grace
 from backfill.ledger import Totals
 from backfill.runner import Brake, Watch, listening, look
+from devstack.product import PROGRAMS
 from tests.waiting import wait_until
+from widetable.errors import ExitCode
 
 
 class Looks:
@@ -73,3 +78,40 @@ def test_signals_are_what_they_were_afterwards() -> None:
     with listening():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(["verify", "--follow"], id="verify --follow"), pytest.param(["retry"], id="retry")],
+)
+def test_commands_of_one_process_end_within_the_grace_period(command: list[str]) -> None:
+    """Both let what is under way finish; a server that never answers is left when the time is over."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        dsn = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d?connect_timeout=60"
+        given = {"CDC_SOURCE__DSN": dsn, "CDC_TARGET__DSN": dsn, "CDC_BACKFILL__SHUTDOWN_S": "0.5"}
+        child = subprocess.Popen(  # noqa: S603 - our own program
+            [str(PROGRAMS / "backfill"), *command],
+            env={**os.environ, **given},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            with silent.accept()[0]:
+                child.terminate()
+                _, said = child.communicate(timeout=30)
+        finally:
+            child.kill()
+    assert (child.returncode, said) == (
+        ExitCode.UNREACHABLE,
+        "error: not ended 0.5 s after the signal: a database does not answer\n",
+    )
+
+
+def test_the_grace_period_ends_with_what_it_bounds() -> None:
+    """A signal, then an end in time: nothing happens later."""
+    with listening() as wish, within_grace(0.05):
+        signal.raise_signal(signal.SIGTERM)
+    assert wish.signals == 1
+    assert signal.set_wakeup_fd(-1) == -1
+    assert not [thread for thread in threading.enumerate() if thread.name == "grace"]
