@@ -131,7 +131,11 @@ def run(settings: Settings, report: Path | None = None) -> None:
             settings.consumer.shutdown_s,
         )
         if settings.consumer.http_port:
-            watched = lambda: {**watchdog.gauges(), **facts.gauges()}  # noqa: E731 - used twice, right here
+            watched = lambda: {  # noqa: E731 - used twice, right here
+                **watchdog.gauges(),
+                **facts.gauges(),
+                "cdc_chore_failures_total": supervisor.chore_failures(),
+            }
             sources = Sources(
                 settings.pipeline.name,
                 supervisor.snapshot,

@@ -116,6 +116,13 @@ _ENTRIES: Final = (
     ),
     Definition("cdc_outages_total", "counter", "times", "Times that the loop paused and went on."),
     Definition("cdc_rereads_total", "counter", "partitions", "Partitions read again because offsets jumped."),
+    Definition(
+        "cdc_chore_failures_total",
+        "counter",
+        "times",
+        "Times that a chore of the parent failed: settle, govern, watch, facts, rates.",
+        "chore",
+    ),
     # -- the group
     Definition(
         "cdc_ready", "gauge", "0 or 1", "Whether all processes run and have claimed their partitions."

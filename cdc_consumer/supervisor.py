@@ -34,15 +34,17 @@ RESTART_WINDOW_S: Final = 60.0
 
 @dataclass(slots=True)
 class Chore:
-    """Something the parent does from time to time; an error is logged and the chore tried again.
+    """Something the parent does from time to time; an error is logged and counted, and the chore tried again.
 
-    An error that needs a person ends the program. A step that returns True has more to do and is due at once.
+    A `StoppedError` ends the program; a wrong setting does not, since the stream goes on without the chore: an
+    alert looks at the count. A step that returns True has more to do and is due at once.
     """
 
     name: str
     every_s: float
     step: Callable[[], object]
     due: float = 0.0
+    failures: int = 0
 
 
 @dataclass(slots=True)
@@ -101,6 +103,10 @@ class Supervisor:
         with self._lock:
             workers = list(self._workers.values())
         return len(workers) == self._processes and all(worker.snapshot.ready for worker in workers)
+
+    def chore_failures(self) -> dict[str, float]:
+        """How often each chore has failed."""
+        return {chore.name: chore.failures for chore in self._chores}
 
     # -- the loop ----------------------------------------------------------------------------------------
 
@@ -193,7 +199,9 @@ class Supervisor:
                 known = named(error)
                 if known is None:
                     raise
-                log.warning("chore_failed", chore=chore.name, error=str(known))
+                chore.failures += 1
+                say = log.error if isinstance(known, ConfigurationError) else log.warning
+                say("chore_failed", chore=chore.name, error=str(known))
             finally:
                 self._in_chore = False
             chore.due = time.monotonic() + (0 if again else chore.every_s)

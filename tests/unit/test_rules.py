@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cdc_consumer.catalogue import CATALOGUE
 from tests.debian import require
@@ -56,6 +57,17 @@ def test_every_alert_has_severity_summary_and_a_runbook(alert: str) -> None:
     assert f"`{alert}`" in PAGE_OF["docs/runbooks/README.md"].text
 
 
+def test_the_address_of_the_runbooks_is_said_once() -> None:
+    """Whoever publishes them changes one line, and the pages say which."""
+    assert "://" not in "".join(path.read_text(encoding="utf-8") for path in RULES)
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    assert config["global"]["external_labels"]["runbooks"].endswith("/docs/runbooks")
+    for name in ("docs/runbooks/README.md", "docs/operations.md"):
+        assert "external label `runbooks` of `deploy/prometheus/prometheus.yml`" in " ".join(
+            PAGE_OF[name].text.split()
+        )
+
+
 def expressions(path: Path) -> list[str]:
     """All queries of a dashboard, its variables' included."""
     board: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -91,3 +103,35 @@ def test_dashboards_are_told_apart() -> None:
         assert all(panel["title"] for panel in panels)
         queried = [panel for panel in panels if panel["type"] != "row"]
         assert {panel["datasource"]["uid"] for panel in queried} == {"${datasource}"}
+
+
+KINDS = {"row", "stat", "timeseries", "heatmap"}
+"""Panels that Grafana brings along."""
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
+def test_grafana_can_draw_each_panel_in_its_place(path: Path) -> None:
+    """Kinds that it has, 24 columns, no panel on another; the data source is one that is provisioned."""
+    board = json.loads(path.read_text(encoding="utf-8"))
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        assert panel["type"] in KINDS, panel["title"]
+        place = panel["gridPos"]
+        cells = {
+            (place["x"] + across, place["y"] + down)
+            for across in range(place["w"])
+            for down in range(place["h"])
+        }
+        assert max(across for across, _ in cells) < 24, panel["title"]
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        refs = [target["refId"] for target in panel.get("targets", [])]
+        assert len(set(refs)) == len(refs), panel["title"]
+        assert bool(refs) == (panel["type"] != "row"), panel["title"]
+    (chosen,) = (each for each in board["templating"]["list"] if each["type"] == "datasource")
+    provisioned = (ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text(
+        encoding="utf-8"
+    )
+    (source,) = yaml.safe_load(provisioned)["datasources"]
+    assert chosen["query"] == source["type"]
+    assert source["isDefault"]

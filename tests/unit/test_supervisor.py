@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from cdc_consumer import supervisor as supervisor_module
 from cdc_consumer.supervisor import Chore, Supervisor
@@ -279,9 +280,41 @@ def test_a_chore_that_fails_is_tried_again() -> None:
             raise UnreachableError("the target database does not answer")
 
     children = Children(works)
+    supervisor = supervise(
+        children, chores=[Chore("settle", 0.01, fails_twice), Chore("idle", 3_600.0, bool)]
+    )
     with stopped_when(lambda: len(attempts) > 3, "the chore runs again"):
-        supervise(children, chores=[Chore("settle", 0.01, fails_twice)]).run()
+        supervisor.run()
     assert children.alive == []
+    assert supervisor.chore_failures() == {"settle": 2, "idle": 0}
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        pytest.param(ConfigurationError("password authentication failed"), "error", id="a wrong setting"),
+        pytest.param(UnreachableError("the target does not answer"), "warning", id="an outage"),
+    ],
+)
+def test_a_chore_that_can_not_work_is_told_and_the_stream_goes_on(error: WideTableError, level: str) -> None:
+    """By an event of the log for each time, as an error where waiting mends nothing, and by a count for alerts."""
+
+    def fails() -> None:
+        raise error
+
+    children = Children(works)
+    supervisor = supervise(children, chores=[Chore("govern", 0.0, fails)])
+    with (
+        capture_logs() as events,
+        stopped_when(lambda: supervisor.chore_failures()["govern"] > 2 and supervisor.ready(), "some tries"),
+    ):
+        supervisor.run()
+    told = [event for event in events if event["event"] == "chore_failed"]
+    assert {(event["chore"], event["log_level"], event["error"]) for event in told} == {
+        ("govern", level, str(error))
+    }
+    assert len(told) == supervisor.chore_failures()["govern"]
+    assert [process.exitcode for process in children.started] == [0]
 
 
 def test_a_bug_in_a_chore_is_not_hidden() -> None:
