@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ import structlog
 
 from cdc_consumer.connect import Connect
 from cdc_consumer.registry import open_registry
-from cdc_consumer.settings import RegistrySettings, Settings
+from cdc_consumer.settings import Settings
 from cdc_consumer.topic import Topics
 from widetable.errors import PoisonError, UnreachableError
 from widetable.postgres import Connection, connect_source, connect_target, fetch_one
@@ -51,19 +51,19 @@ def open_deployment(settings: Settings, application: str) -> Iterator[Deployment
         connect_target(settings.target, application) as target,
     ):
         connect.version()
-        probe_registry(settings.registry)
+        probe_registry(settings)
         topics = Topics(settings.kafka)
         topics.broker_count()
         yield Deployment(settings, source, target, topics, connect)
 
 
-def probe_registry(settings: RegistrySettings) -> None:
-    """See that a schema registry answers; whether it knows any schema yet does not matter."""
-    with closing(open_registry(settings)) as registry:
-        try:
-            registry.schema(1)
-        except PoisonError:
-            return
+def probe_registry(settings: Settings) -> bool:
+    """See that the schema registry answers, whatever schemas it knows; False where none is needed, as for JSON."""
+    if settings.topic.format == "json":
+        return False
+    with closing(open_registry(settings.registry)) as registry, suppress(PoisonError):
+        registry.schema(1)
+    return True
 
 
 @contextmanager

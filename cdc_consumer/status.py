@@ -69,8 +69,7 @@ def _connections(parts: Parts) -> Facts:
 
 
 def _registry(parts: Parts) -> Facts:
-    probe_registry(parts.settings.registry)
-    return {"state": "answers"}
+    return {"state": "answers" if probe_registry(parts.settings) else "not needed"}
 
 
 CONNECTIONS: Final[dict[str, Callable[[Parts], Facts]]] = {

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from cdc_consumer.deployment import probe_registry
 from cdc_consumer.registry import Registry
+from cdc_consumer.settings import load_settings
 from widetable.errors import ConfigurationError, PoisonError, UnreachableError, WideTableError
 
 URL = "http://reader:secret@registry/apis/ccompat/v7/"
@@ -130,3 +132,11 @@ def test_an_address_that_is_none_is_a_setting_to_correct() -> None:
     for url in ("registry:8080/apis", "http://registry:port", ""):
         with pytest.raises(ConfigurationError, match="address"):
             Registry(url).schema(1)
+
+
+def test_only_a_topic_in_avro_needs_a_registry() -> None:
+    """Whoever writes JSON may have none: `init`, `check` and `status` don't ask for it."""
+    given = {"CDC_SOURCE__DSN": "x", "CDC_TARGET__DSN": "x", "CDC_REGISTRY__URL": "http://127.0.0.1:1"}
+    assert not probe_registry(load_settings(given | {"CDC_TOPIC__FORMAT": "json"}))
+    with pytest.raises(UnreachableError, match="does not answer"):
+        probe_registry(load_settings(given))
