@@ -62,11 +62,21 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_file_is_a_compose_file() -> None:
     """By the specification's own schema, with the variables of .env.example put in."""
+    assert not schema_problems(compose())
+
+
+def test_the_schema_notices_a_misspelt_key() -> None:
+    """The test above can fail."""
+    changed = compose()
+    changed["services"]["cdc-consumer"]["stop_grace_perod"] = "40s"
+    (problem,) = schema_problems(changed)
+    assert "stop_grace_perod" in problem
+
+
+def schema_problems(file: dict[str, Any]) -> list[str]:
+    """What the specification's schema has against a file."""
     schema = json.loads((ROOT / "tests/data/compose-spec.json").read_text(encoding="utf-8"))
-    problems = [
-        f"{list(error.path)}: {error.message}" for error in Draft7Validator(schema).iter_errors(compose())
-    ]
-    assert not problems
+    return [f"{list(error.path)}: {error.message}" for error in Draft7Validator(schema).iter_errors(file)]
 
 
 def test_what_is_referred_to_is_there() -> None:

@@ -18,13 +18,14 @@ import click
 import pytest
 
 from tests.container_files import compose, services
-from tests.doc_pages import NAMES, PAGE_OF, ROOT
+from tests.doc_pages import FENCE, NAMES, PAGE_OF, ROOT
 from tests.unit.test_docs import PROGRAMS, is_setting, resolve
 from tests.unit.test_kubernetes import OBJECTS
 
 BLOCK = re.compile(r"^(?:<!-- needs (\w+) -->\n)?```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = frozenset({"export", "wait", "kill", "eval"})
 FLAGS_WITH_VALUES = frozenset({"--profile", "--file", "--tag", "--build-arg", "-f", "-v", "--unit"})
+WITHOUT_COMMANDS = frozenset({"csv", "mermaid", "properties", "sql", "toml"})
 URL = re.compile(r"http://127\.0\.0\.1:(\d+)(/\w*)")
 
 
@@ -223,8 +224,10 @@ def test_every_command_line_of_a_block_is_known_or_marked(monkeypatch: pytest.Mo
 
 
 def test_every_block_is_looked_at() -> None:
-    """A mark that is misspelt, or stands one line too high, would hide a block from its rules."""
+    """A mark misspelt or one line too high would hide a block from its rules; so would another word than sh."""
     for name in NAMES:
+        languages = {language for language, _ in FENCE.findall(PAGE_OF[name].text)}
+        assert languages <= {"sh", *WITHOUT_COMMANDS}, name
         text = PAGE_OF[name].text
         marks = re.findall(r"^<!-- needs (\w+) -->$", text, re.MULTILINE)
         assert [need for page, need, _ in blocks() if page == name and need] == marks

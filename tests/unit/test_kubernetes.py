@@ -23,6 +23,14 @@ from widetable.errors import ExitCode
 FOLDER = ROOT / "deploy" / "kubernetes"
 LABEL = {"app.kubernetes.io/name": "narrow-to-wide"}
 NEEDS_A_PERSON = {ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.STOPPED}
+SCALER_KEYS = {
+    "scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "cooldownPeriod", "advanced",
+    "triggers",
+}  # fmt: skip
+TRIGGER_KEYS = {
+    "bootstrapServers", "consumerGroup", "topic", "lagThreshold", "offsetResetPolicy", "allowIdleConsumers"
+}  # fmt: skip
+"""As KEDA's resource definition and its Kafka scaler spell them; looked up, for no schema of them is here."""
 Object = dict[str, Any]
 
 
@@ -179,6 +187,8 @@ def test_the_scaler_looks_at_the_pipelines_group_and_topic(tmp_path: Path) -> No
     settings = loaded(environment(WORKLOADS["cdc-consumer"]), tmp_path, Settings)
     scaler = OBJECTS["ScaledObject", "cdc-consumer"]["spec"]
     (trigger,) = scaler["triggers"]
+    assert scaler.keys() == SCALER_KEYS
+    assert trigger["metadata"].keys() == TRIGGER_KEYS
     assert trigger["type"] == "kafka"
     assert trigger["metadata"]["consumerGroup"] == settings.group_id
     assert trigger["metadata"]["topic"] == settings.topic_name
