@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from backfill.moments import parse_moment
+from widetable.moments import parse_moment
 from widetable.values import ColumnType
 
 MOMENT: Final = "created_time"

@@ -17,7 +17,7 @@ from backfill.settings import Settings
 from backfill.whole_file import whole_file
 from widetable import environment, logs
 from widetable.control import check_control
-from widetable.export import Export, ExportRequest, Format, open_export
+from widetable.export import Export, ExportRequest, Format, listed_channels, open_export
 from widetable.postgres import connect_target
 
 PROGRESS_S: Final = 5.0
@@ -63,7 +63,7 @@ def export(
     One row per moment and one column per channel. A CSV file is what `backfill import` reads. Rows are streamed:
     a year takes no more memory than a day.
     """
-    chosen = tuple(name.strip() for text in channels for name in text.split(",") if name.strip())
+    chosen = listed_channels(channels)
     request = ExportRequest(ship_id, from_us, until_us, chosen, cast("Format", file_format))
     settings = environment.load(Settings)
     logs.configure(settings.log)

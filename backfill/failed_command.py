@@ -8,12 +8,12 @@ from contextlib import closing
 import click
 
 from backfill.failed_csv import HEADER_LINE, range_line
-from backfill.moments import moment_text
 from backfill.retry import FailedRange, failed_ranges
 from backfill.scope import Scope
 from backfill.settings import Settings
 from widetable.control import check_control
 from widetable.hand_off import streaming_hand_off
+from widetable.moments import moment_text
 from widetable.postgres import connect_target
 
 

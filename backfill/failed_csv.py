@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import IO, Final
 
-from backfill.moments import moment_text, parse_moment
 from backfill.planner import Bounds
+from widetable.moments import moment_text, parse_moment
 
 HEADER: Final = ("ship", "start", "end")
 HEADER_LINE: Final = (",".join(HEADER) + "\n").encode()

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal
 
 from psycopg import sql
 
-from backfill.moments import moment_sql
 from backfill.planner import Segment, density
 from backfill.scope import Scope
+from widetable.moments import moment_sql
 from widetable.narrow import FIRST_MOMENT_US, LAST_MOMENT_US
 from widetable.postgres import Connection
 from widetable.settings import SourceSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from backfill.moments import parse_moment
+from widetable.moments import parse_moment
 
 
 class Moment(click.ParamType[int]):

@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 
-from backfill.moments import moment_sql
 from backfill.planner import Bounds
 from widetable.cells import number_rows
 from widetable.errors import ConfigurationError, RetryableError, StoppedError
 from widetable.hand_off import HandOff
+from widetable.moments import moment_sql
 from widetable.narrow import (
     FIRST_MOMENT_US,
     LAST_MOMENT_US,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from backfill.moments import moment_text
 from widetable.errors import ConfigurationError
+from widetable.moments import moment_text
 
 
 @dataclass(frozen=True, slots=True)

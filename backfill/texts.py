@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from backfill.app import PlanStatus, Proposal
 from backfill.ledger import FailedSlice, Totals
-from backfill.moments import moment_text
 from backfill.planner import Bounds
 from backfill.progress import Report, duration
 from backfill.scope import Scope
+from widetable.moments import moment_text
 
 SHOWN: Final = 20
 """Slices and errors that a person is shown; `--json` has all."""

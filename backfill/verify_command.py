@@ -18,11 +18,11 @@ from typing import Final
 import click
 
 from backfill.follow import CELLS_PER_S, Following, Pacer, print_json, print_text, run_following
-from backfill.moments import parse_moment
 from backfill.settings import Settings
 from widetable import environment, logs
 from widetable.control import check_control
 from widetable.errors import PartialError
+from widetable.moments import parse_moment
 from widetable.postgres import Connection, connect_source, connect_target
 from widetable.resync import Resync
 from widetable.settled import wait_settled

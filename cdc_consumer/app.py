@@ -26,6 +26,7 @@ from cdc_consumer.governing import Governor
 from cdc_consumer.meter import Meter
 from cdc_consumer.metrics import Snapshot
 from cdc_consumer.monitor import Probe, serve
+from cdc_consumer.page_exports import Exports, export_session
 from cdc_consumer.plain_decoder import open_decoder
 from cdc_consumer.rates import EVERY_S as RATES_EVERY_S
 from cdc_consumer.rates import Rates
@@ -34,7 +35,7 @@ from cdc_consumer.registry import open_registry
 from cdc_consumer.settings import Settings
 from cdc_consumer.settle import Settler
 from cdc_consumer.source import Source
-from cdc_consumer.status_page import Sources, StatusPage
+from cdc_consumer.status_page import Sources, StatusPage, exports_at_once
 from cdc_consumer.supervisor import Chore, Supervisor
 from cdc_consumer.target import Target
 from cdc_consumer.target_facts import TargetFacts, facts_of
@@ -144,10 +145,12 @@ def run(settings: Settings, report: Path | None = None) -> None:
                 rates,
                 lambda: read_fleet(settings),
             )
-            page = StatusPage(settings.consumer, sources)
+            exports = Exports(lambda: export_session(settings.target), exports_at_once(settings.consumer))
+            page = StatusPage(settings.consumer, sources, exports)
             probe = Probe(supervisor.snapshot, supervisor.alive_s, supervisor.ready, watched, page.answer)
             server = serve(settings.consumer.http_host, settings.consumer.http_port, probe)
             stack.callback(server.shutdown)
+            stack.callback(exports.close)
         started = time.monotonic()
         supervisor.run()
         if report is not None:

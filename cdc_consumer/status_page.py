@@ -1,8 +1,8 @@
 """The status page at `/`: what operators of a fleet look at without Grafana.
 
-In: the parent's counts and gauges, and the target's facts about ships. Out: four files of this package and
-`/status.json`. Everything that the page shows is in that JSON; the page has no other source, loads nothing from
-elsewhere, and makes text of every id.
+In: the parent's counts and gauges, and the target's facts about ships. Out: four files of this package,
+`/status.json`, and exports. Everything that the page shows by itself is in that JSON; the page has no other source,
+loads nothing from elsewhere, and makes text of every id.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from ipaddress import ip_address
@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from cdc_consumer.fleet import Fleet
 from cdc_consumer.metrics import Snapshot
-from cdc_consumer.monitor import Answer
+from cdc_consumer.monitor import Answer, Request, Stream
+from cdc_consumer.page_exports import Exports
 from cdc_consumer.rates import EVERY_S, Rates
 from cdc_consumer.settings import ConsumerSettings
 from cdc_consumer.target_facts import Gauges
@@ -34,10 +35,14 @@ FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/status.css": ("status.css", "text/css; charset=utf-8"),
     "/status.js": ("status.js", "text/javascript; charset=utf-8"),
+    "/export.js": ("export.js", "text/javascript; charset=utf-8"),
 }
+PATHS: Final = frozenset({*FILES, "/status.json", "/export.json", "/export"})
+EXPORTS_AT_ONCE: Final = 2
 SAFE: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -62,6 +67,17 @@ OFF: Final = Answer(
     b"the status page is off beyond this machine: CDC_CONSUMER__STATUS_PAGE=on shows it to whoever reaches this"
     b" port; here are /metrics, /healthz and /readyz\n",
 )
+NO_EXPORTS: Final = Answer(
+    404,
+    b"exports from the status page are off here: CDC_CONSUMER__PAGE_EXPORTS says how many there may be at a time;"
+    b" `backfill export` writes the same file\n",
+)
+ELSEWHERE: Final = Answer(403, b"another web page asked for this: use the status page itself\n")
+TOO_OLD: Final = Answer(
+    505,
+    b"an export is sent in chunks, which HTTP/1.0 does not have: a proxy in between must speak HTTP/1.1"
+    b" (nginx: proxy_http_version 1.1)\n",
+)
 
 
 def is_loopback(host: str) -> bool:
@@ -77,6 +93,13 @@ def is_shown(settings: ConsumerSettings) -> bool:
     return settings.status_page == "on" or (
         settings.status_page == "auto" and is_loopback(settings.http_host)
     )
+
+
+def exports_at_once(settings: ConsumerSettings) -> int:
+    """How many exports there may be: whoever reaches a port beyond this machine gets none unless that is said."""
+    if settings.page_exports is not None:
+        return settings.page_exports
+    return EXPORTS_AT_ONCE if settings.status_page == "auto" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,30 +118,50 @@ class StatusPage:
     """Answers the page's paths; the target is asked at most every few seconds, however many look."""
 
     def __init__(
-        self, settings: ConsumerSettings, sources: Sources, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: ConsumerSettings,
+        sources: Sources,
+        exports: Exports,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shown = is_shown(settings)
         self._local = settings.status_page != "on"
         self._sources = sources
+        self._exports = exports
         self._clock = clock
         self._lock = Lock()
         self._fleet: dict[str, Any] = {"ships": [], "history": None}
         self._problem: str | None = None
         self._read_at = float("-inf")
 
-    def answer(self, path: str, host: str) -> Answer | None:
-        """The answer to a path of the page; None where it is none of ours. `host` is the request's Host header."""
-        if path not in FILES and path != "/status.json":
+    def answer(self, request: Request) -> Answer | Stream | None:
+        """The answer to a path of the page; None where it is none of ours."""
+        if request.path not in PATHS:
             return None
         # Where only this machine may look, so may no web page that made its own name point here.
-        if not self._shown or (self._local and not is_loopback(host.rpartition(":")[0] or host)):
+        host = request.host.rpartition(":")[0] or request.host
+        if not self._shown or (self._local and not is_loopback(host)):
             return OFF
-        if path == "/status.json":
-            body = json.dumps(self.status()).encode()
-            return Answer(200, body, {"Content-Type": "application/json", **SAFE})
-        name, kind = FILES[path]
-        body = (files("cdc_consumer") / "page" / name).read_bytes()
-        return Answer(200, body, {"Content-Type": kind, **SAFE})
+        answer = self._answer(request)
+        return replace(answer, headers={**answer.headers, **SAFE})
+
+    def _answer(self, request: Request) -> Answer | Stream:
+        match request.path:
+            case "/status.json":
+                return Answer(200, json.dumps(self.status()).encode(), {"Content-Type": "application/json"})
+            case "/export.json" | "/export":
+                return self._export(request)
+        name, kind = FILES[request.path]
+        return Answer(200, (files("cdc_consumer") / "page" / name).read_bytes(), {"Content-Type": kind})
+
+    def _export(self, request: Request) -> Answer | Stream:
+        if not self._exports.at_once:
+            return NO_EXPORTS
+        if request.site not in {"", "none", "same-origin"}:
+            return ELSEWHERE
+        if request.path == "/export.json":
+            return self._exports.preview(request.query)
+        return TOO_OLD if request.version < "HTTP/1.1" else self._exports.download(request.query)
 
     def status(self) -> dict[str, Any]:
         """All that the page shows, as plain values."""
@@ -139,6 +182,7 @@ class StatusPage:
             "dead": _labels(dead),
             "dead_known": dead is not None,
             "slices": None if slices is None else _labels(slices),
+            "exports": self._exports.facts() if self._exports.at_once else None,
             **fleet,
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,11 +14,14 @@ import httpx
 from cdc_consumer.fleet import Fleet
 from cdc_consumer.heat_map import DAY_US, Span
 from cdc_consumer.metrics import Snapshot
-from cdc_consumer.monitor import Probe, serve
+from cdc_consumer.monitor import Answer, Probe, Request, Stream, serve
+from cdc_consumer.page_exports import Exports
 from cdc_consumer.rates import EVERY_S, Point, Rates
 from cdc_consumer.settings import ConsumerSettings
-from cdc_consumer.status_page import Sources, StatusPage
+from cdc_consumer.status_page import Sources, StatusPage, exports_at_once
 from cdc_consumer.target_facts import Gauges
+from widetable.errors import UnreachableError
+from widetable.postgres import Connection
 
 SHIPS = [
     f"IMO{number}" for number in (9976903, 9976915, 9976927, 9976939, 9988214, 9988226, 9988238, 9988240)
@@ -93,6 +96,11 @@ def usual_rates() -> Rates:
     return rates
 
 
+def no_target() -> Connection:
+    """A target that is away."""
+    raise UnreachableError("away")
+
+
 @dataclass
 class PageWorld:
     """A page; what a test changes before it looks is shown."""
@@ -101,6 +109,8 @@ class PageWorld:
     gauges: dict[str, Any] = field(default_factory=usual_gauges)
     fleet: Fleet = field(default_factory=usual_fleet)
     rates: Rates = field(default_factory=usual_rates)
+    exports: Exports | None = None
+    more_script: bytes = b""  # what a person would do, at the end of export.js
     error: Exception | None = None
     asked: int = 0
     now_s: float = 0.0
@@ -115,7 +125,9 @@ class PageWorld:
             self.rates,
             self._read,
         )
-        return StatusPage(ConsumerSettings(**settings), sources, lambda: self.now_s)
+        chosen = ConsumerSettings(**settings)
+        exports = self.exports or Exports(no_target, exports_at_once(chosen))
+        return StatusPage(chosen, sources, exports, lambda: self.now_s)
 
     def _watched(self) -> Gauges:
         return self.gauges
@@ -130,7 +142,14 @@ class PageWorld:
     def served(self, **settings: Any) -> Iterator[httpx.Client]:
         """A client of the page, served as `cdc-consumer run` does."""
         page = self.page(**settings)
-        probe = Probe(lambda: self.counts, lambda: 0.0, lambda: True, self._watched, page.answer)
+
+        def answer(request: Request) -> Answer | Stream | None:
+            found = page.answer(request)
+            if request.path == "/export.js" and isinstance(found, Answer):
+                return replace(found, body=found.body + self.more_script)
+            return found
+
+        probe = Probe(lambda: self.counts, lambda: 0.0, lambda: True, self._watched, answer)
         server = serve("127.0.0.1", 0, probe)
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}", trust_env=False) as client:

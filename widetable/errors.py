@@ -33,6 +33,14 @@ class ConfigurationError(WideTableError):
     exit_code = ExitCode.CONFIGURATION
 
 
+class RequestError(ConfigurationError):
+    """What was asked for is not well put: an empty period, a time that is none."""
+
+
+class NotFoundError(RequestError):
+    """What was asked for is not there: no such ship or channel, no value in the period."""
+
+
 class UnreachableError(WideTableError):
     """A database, broker, registry or Connect worker does not answer."""
 

@@ -9,21 +9,20 @@ PostgreSQL joins the tables page by page and makes the text itself: no Python ob
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
+from itertools import islice
 from typing import Any, Final, Literal
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 from psycopg import sql
 
 from widetable.dead_cells import created_time_text
-from widetable.errors import ConfigurationError
+from widetable.errors import NotFoundError, RequestError
 from widetable.layout import MOMENT, UNKNOWN, Layout, WideTable, load_layout
+from widetable.parquet import parquet, read_page
 from widetable.postgres import Connection, retryable_errors
 from widetable.statements import load_statements
 from widetable.verify.cells_sql import moment
@@ -31,8 +30,11 @@ from widetable.verify.cells_sql import moment
 SQL: Final = load_statements(files("widetable") / "sql" / "export.sql")
 PAGE_ROWS: Final = 500
 """About 5 MB of text where a row has 1,052 channels."""
-GROUP_ROWS: Final = 4_000
-"""Rows of a Parquet row group: what the writer holds."""
+FIRST_PAGE_ROWS: Final = 50
+FIRST_PAGES: Final = 20
+"""A look at the first rows is worth so many pages."""
+SHOWN: Final = 5
+"""Channels that a message names."""
 MAX_CHANNELS: Final = 1_600
 """PostgreSQL's limit of a query's columns, with room for created_time."""
 
@@ -77,7 +79,7 @@ class Export:
         with retryable_errors("looking at the period"):
             self.rows = max(self._one("rows", table=table.identifier) for table in self._tables)
             if not any(self._has_values(table, own) for table, own in self._tables.items()):
-                raise ConfigurationError(_nothing(request))
+                raise NotFoundError(_nothing(request))
             self.overflow = int(
                 self._one(
                     "overflow",
@@ -88,54 +90,54 @@ class Export:
             )
 
     def chunks(self) -> Iterator[bytes]:
-        """The stream; its first chunk is the header.
+        """The stream; its first chunk is the header, and a chunk may be empty.
 
         Raises:
             RetryableError: an outage; what was written so far is half an export.
         """
-        return self._csv() if self.request.format == "csv" else self._parquet()
+        pages = self._pages(PAGE_ROWS)
+        return self._csv(pages) if self.request.format == "csv" else parquet(self._schema(), pages)
 
-    def _csv(self) -> Iterator[bytes]:
-        header = io.StringIO()
+    def first_rows(self, rows: int, columns: int) -> list[list[str | None]]:
+        """The first rows and columns of the stream as texts, None for no value.
+
+        Only so many moments are looked at that the answer comes soon: there may be none among them.
+        """
+        texts = pa.schema([(name, pa.string()) for name in self._schema().names])
+        found: list[list[str | None]] = []
+        for page in islice(self._pages(FIRST_PAGE_ROWS), FIRST_PAGES):
+            if page:
+                chosen = read_page(page, texts).columns[:columns]
+                found += map(list, zip(*(column.to_pylist() for column in chosen), strict=True))
+            if len(found) >= rows:
+                break
+        return found[:rows]
+
+    def _schema(self) -> pa.Schema:
+        types = [(column.channel_id, ARROW_TYPE[column.column_type]) for column in self.columns]
+        return pa.schema([(MOMENT, pa.timestamp("us")), *types])
+
+    def _csv(self, pages: Iterator[bytes]) -> Iterator[bytes]:
         names = [MOMENT, *(column.channel_id for column in self.columns)]
-        header.write(",".join(_quoted(name) for name in names) + "\n")
-        yield header.getvalue().encode()
-        yield from (page for _, page in self._pages())
+        yield (",".join(_quoted(name) for name in names) + "\n").encode()
+        yield from pages
 
-    def _parquet(self) -> Iterator[bytes]:
-        schema = pa.schema(
-            [(MOMENT, pa.timestamp("us")), *((c.channel_id, ARROW_TYPE[c.column_type]) for c in self.columns)]
-        )
-        sink = _Outlet()
-        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-            held: list[pa.Table] = []
-            for _, page in self._pages():
-                if page:
-                    held.append(_arrow(page, schema))
-                if sum(table.num_rows for table in held) >= GROUP_ROWS:
-                    writer.write_table(pa.concat_tables(held))
-                    held = []
-                yield sink.take()
-            if held:
-                writer.write_table(pa.concat_tables(held))
-        yield sink.take()
-
-    def _pages(self) -> Iterator[tuple[int, bytes]]:
-        """Moment of the last row and CSV text, page by page."""
+    def _pages(self, size: int) -> Iterator[bytes]:
+        """CSV text of so many moments at a time; empty where none of them has a value."""
         lower = self.request.from_us
         while lower < self.request.until_us:
             with retryable_errors("exporting"), self._conn.transaction():
                 # A plan made while a table was empty, or never analysed, would scan it once per page.
                 self._conn.execute("SET LOCAL enable_seqscan = off")
-                end = self._page_end(lower)
+                end = self._page_end(lower, size)
                 if end is None:
                     return
                 page = self._page(lower, end + 1)
-            yield end, page
+            yield page
             lower = end + 1
 
-    def _page_end(self, lower: int) -> int | None:
-        parts = {"rows": sql.Literal(PAGE_ROWS), **self._range(lower, self.request.until_us)}
+    def _page_end(self, lower: int, size: int) -> int | None:
+        parts = {"rows": sql.Literal(size), **self._range(lower, self.request.until_us)}
         moments = [sql.SQL(SQL["moments"]).format(table=table.identifier, **parts) for table in self._tables]
         query = sql.SQL(SQL["page_end"]).format(moments=sql.SQL(" UNION ").join(moments), **parts)
         row = self._conn.execute(query).fetchone()
@@ -185,10 +187,11 @@ def open_export(conn: Connection, request: ExportRequest) -> Export:
         request: what to export.
 
     Raises:
-        ConfigurationError: an unknown ship or channel, an empty range, or no value in the period.
+        RequestError: an empty range, too many channels; `NotFoundError`: an unknown ship or channel, or no value
+            in the period.
     """
     if request.from_us >= request.until_us:
-        raise ConfigurationError(
+        raise RequestError(
             f"The period from {created_time_text(request.from_us)} to {created_time_text(request.until_us)}"
             " is empty: its first moment must lie before its end."
         )
@@ -197,34 +200,14 @@ def open_export(conn: Connection, request: ExportRequest) -> Export:
     return Export(conn, request, layout)
 
 
+def listed_channels(texts: Iterable[str]) -> tuple[str, ...]:
+    """Channels as a person lists them: separated by commas, in one text or several."""
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+
+
 def export_chunks(conn: Connection, request: ExportRequest) -> Iterator[bytes]:
     """The stream of a request, which is looked at before this returns; raises what `open_export` raises."""
     return open_export(conn, request).chunks()
-
-
-class _Outlet(io.RawIOBase):
-    """Where the Parquet writer writes: hands on what came since it was last asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._parts: list[bytes] = []
-        self._written = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        part = bytes(data)
-        self._parts.append(part)
-        self._written += len(part)
-        return len(part)
-
-    def tell(self) -> int:
-        return self._written
-
-    def take(self) -> bytes:
-        parts, self._parts = self._parts, []
-        return b"".join(parts)
 
 
 def _chosen(
@@ -235,7 +218,7 @@ def _chosen(
     tables = [table for (owner, _), table in sorted(layout.tables.items()) if owner == ship]
     if not tables:
         known = sorted({owner for owner, _ in layout.tables})
-        raise ConfigurationError(f"No wide tables for ship {ship}. Known ships: {', '.join(known)}.")
+        raise NotFoundError(f"No wide tables for ship {ship}. Known ships: {', '.join(known)}.")
     channel_of = {ordinal: channel for channel, ordinal in layout.ordinal.items()}
     columns: dict[str, ExportColumn] = {}
     table_of: dict[str, WideTable] = {}
@@ -249,9 +232,8 @@ def _chosen(
     wanted = list(dict.fromkeys(request.channels)) or list(columns)
     _refuse_unknown([channel for channel in wanted if channel not in columns], ship, list(columns))
     if len(wanted) > MAX_CHANNELS:
-        raise ConfigurationError(
-            f"{len(wanted):,} channels are more than one query can have ({MAX_CHANNELS:,}):"
-            " choose some with --channels."
+        raise RequestError(
+            f"{len(wanted):,} channels are more than one query can have ({MAX_CHANNELS:,}): choose some of them."
         )
     chosen: dict[WideTable, list[ExportColumn]] = {}
     for channel in wanted:
@@ -261,16 +243,18 @@ def _chosen(
 
 def _refuse_unknown(unknown: Sequence[str], ship: str, known: Sequence[str]) -> None:
     if unknown:
-        near = [match for channel in unknown for match in get_close_matches(channel, known, n=1)]
+        named = unknown[:SHOWN]  # to look for what is near takes a while
+        near = [match for channel in named for match in get_close_matches(channel, known, n=1)]
         hint = f" Did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
-        raise ConfigurationError(
-            f"Ship {ship} has no column for channel {', '.join(unknown)}.{hint}"
+        more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
+        raise NotFoundError(
+            f"Ship {ship} has no column for channel {', '.join(named)}{more}.{hint}"
             " `cdc-consumer schema plan` lists the channels."
         )
 
 
 def _nothing(request: ExportRequest) -> str:
-    of = f" of {', '.join(request.channels[:5])}" if request.channels else ""
+    of = f" of {', '.join(request.channels[:SHOWN])}" if request.channels else ""
     return (
         f"Ship {request.ship_id} has no value{of} from {created_time_text(request.from_us)} to"
         f" {created_time_text(request.until_us)}: nothing was written. Is its history copied"
@@ -282,22 +266,3 @@ def _quoted(name: str) -> str:
     """A field of a CSV header."""
     plain = not any(character in name for character in ',"\r\n')
     return name if plain else '"' + name.replace('"', '""') + '"'
-
-
-def _arrow(page: bytes, schema: pa.Schema) -> pa.Table:
-    """PostgreSQL's CSV with the types of the columns; nothing between two commas is NULL, `""` is a text."""
-    return pyarrow.csv.read_csv(
-        pa.BufferReader(page),
-        read_options=pyarrow.csv.ReadOptions(
-            column_names=schema.names, block_size=len(page) + 1, use_threads=False
-        ),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=schema,
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            true_values=["t"],
-            false_values=["f"],
-        ),
-    )

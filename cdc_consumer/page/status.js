@@ -1,11 +1,11 @@
 // Draws status.json every few seconds. All text goes through textContent: ids of ships are only ever text.
 "use strict";
 
-const EVERY_MS = 5000;
+const EVERY_MS = 5000, BUSY_MS = 1000;
 const SVG = "http://www.w3.org/2000/svg";
 const STATES = { v: ["✓", "verified"], d: ["", "done"], r: ["›", "running"], w: ["·", "waiting"], f: ["!", "failed"], ".": ["", "nothing planned"] };
 const byId = (id) => document.getElementById(id);
-let paused = false;
+let paused = false, timer;
 
 // -- text ---------------------------------------------------------------------------------------------------
 
@@ -202,25 +202,29 @@ function draw(status) {
   byId("updated").textContent = new Date(status.at).toLocaleTimeString();
   byId("updated").setAttribute("datetime", status.at);
   document.body.dataset.drawn = "yes";
+  document.dispatchEvent(new CustomEvent("drawn", { detail: status }));
+  return status.exports?.some((it) => it.state === "running") ? BUSY_MS : EVERY_MS;
 }
 
 async function refresh() {
+  let next = EVERY_MS;
   if (!paused && !document.hidden) {
     try {
       const answer = await fetch("status.json", { cache: "no-store" });
       if (!answer.ok) throw new Error(`status ${answer.status}`);
-      draw(await answer.json());
+      next = draw(await answer.json());
     } catch (error) {
       byId("verdict").className = "bad";
       byId("mark").textContent = "!";
       byId("sentence").textContent = "No answer from cdc-consumer: what is below may be old";
     }
   }
-  setTimeout(refresh, EVERY_MS);
+  clearTimeout(timer);
+  timer = setTimeout(refresh, next);
 }
 
 byId("pause").addEventListener("click", (event) => {
   paused = !paused;
   event.target.setAttribute("aria-pressed", String(paused));
 });
-refresh();
+document.addEventListener("DOMContentLoaded", refresh);

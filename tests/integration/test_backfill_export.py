@@ -19,7 +19,7 @@ from backfill import export_command
 from devstack.databases import Server
 from devstack.pytest_plugin import fresh_database
 from tests.backfill_world import CHANNELS, SHIPS, World
-from widetable import export
+from widetable import export, parquet
 from widetable.control import use_control
 from widetable.ddl import apply_schema
 from widetable.errors import ConfigurationError, ExitCode
@@ -203,7 +203,7 @@ def test_parquet_has_the_types_of_the_columns(
 ) -> None:
     """NULL is not the empty text, integers above 2**53 are exact, and a row without any value is left out."""
     monkeypatch.setattr(export, "PAGE_ROWS", 1)
-    monkeypatch.setattr(export, "GROUP_ROWS", 1)
+    monkeypatch.setattr(parquet, "GROUP_ROWS", 1)
     file = tmp_path / "out.parquet"
     file.write_bytes(b"".join(export_chunks(typed, ExportRequest(SHIP, *YEAR_US, format="parquet"))))
     table = pq.read_table(file)
@@ -236,7 +236,7 @@ def test_memory_does_not_grow_with_the_period(
 ) -> None:
     """Of 9 MB, a page or a row group is held at a time, by Python and Arrow together."""
     monkeypatch.setattr(export, "PAGE_ROWS", 100)
-    monkeypatch.setattr(export, "GROUP_ROWS", 300)
+    monkeypatch.setattr(parquet, "GROUP_ROWS", 300)
     hold(emptied, 3_000, pad=1_000)
     arrow, before = 0, pa.total_allocated_bytes()
     tracemalloc.start()

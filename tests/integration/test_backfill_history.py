@@ -6,10 +6,10 @@ import pytest
 
 from backfill import history
 from backfill.history import look_at_history
-from backfill.moments import parse_moment
 from backfill.planner import cut
 from backfill.scope import Scope
 from tests.backfill_world import SHIPS, World
+from widetable.moments import parse_moment
 from widetable.settings import SourceSettings
 
 pytest_plugins = ["tests.backfill_fixture"]

@@ -10,12 +10,12 @@ from datetime import datetime
 import pyarrow as pa
 import pytest
 
-from backfill.moments import moment_sql, parse_moment
 from backfill.planner import Bounds
 from backfill.reader import Limits, Reader, TooLargeError
 from tests.backfill_world import CHANNELS, SHIPS, World
 from widetable.errors import ConfigurationError, ExitCode, RetryableError, StoppedError, UnreachableError
 from widetable.hand_off import HandOff, require_hand_off
+from widetable.moments import moment_sql, parse_moment
 from widetable.narrow import FIRST_MOMENT_US, LAST_MOMENT_US, NARROW_SCHEMA
 from widetable.settings import SourceSettings
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cdc_consumer.heat_map import DAY_US
 from tests.debian import require
 from tests.doc_pages import ROOT
+from tests.fake_exports import QUERY, FakeTarget
 from tests.status_page_world import SHIPS, PageWorld
+from widetable.moments import moment_text
 
 BUILD = ROOT / "build"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -42,7 +45,7 @@ def chromium(profile: Path, *arguments: str) -> subprocess.CompletedProcess[str]
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         "--enable-logging=stderr",
         "--virtual-time-budget=3000",
-        "--window-size=1280,1760",
+        "--window-size=1280,2200",
         "--hide-scrollbars",
         *arguments,
     ]
@@ -89,3 +92,30 @@ def test_all_is_drawn_and_named_and_nothing_is_complained_about(tmp_path: Path) 
     assert re.search(r'<p id="verdict"[^>]*role="status"', dom)
     assert not re.search(r"<caption[^>]*></caption>|<h2[^>]*></h2>|<button[^>]*></button>", dom)
     assert re.search(r"\d+ of \d+ done, \d+ verified", dom), "the heat map in words"
+
+
+CLICKS = b"""
+document.addEventListener("drawn", () => {
+  byId("export-ship").value = byId("export-ship").options[1].value;
+  byId("export-ship").dispatchEvent(new Event("change"));
+  exportForm.requestSubmit();
+  setTimeout(() => byId("export-download").click(), 500);
+}, { once: true });
+"""
+
+
+def test_an_export_is_looked_at_and_loaded(tmp_path: Path) -> None:
+    """A person chooses a ship, looks, and presses Download: its last day, first rows, and what became of files."""
+    world = PageWorld(exports=FakeTarget(lambda: [b"x" * 200_000]).exports(), more_script=CLICKS)
+    end_us = (world.fleet.newest_us[SHIPS[1]] or 0) + 1_000_000
+    with world.served() as client:
+        assert client.get(f"/export?{QUERY}").is_success
+        done = chromium(tmp_path, "--dump-dom", f"http://127.0.0.1:{client.base_url.port}/")
+        told, _earlier = client.get("/status.json").json()["exports"]
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert (told["ship"], told["state"], told["bytes"]) == (SHIPS[1], "whole", 200_000)
+    assert (told["from"], told["to"]) == (moment_text(end_us - DAY_US), moment_text(end_us))
+    dom = done.stdout
+    assert "2025-01-01 00:00:00 to 2025-01-02 00:00:00, csv: whole, 10 rows, 200 kB" in dom
+    assert '<th scope="row">2025-01-01 00:00:00</th><td>12.5</td><td></td><td>&lt;script&gt;</td>' in dom
+    assert '<th scope="col">nav/&lt;b&gt;"2"</th>' in dom

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from backfill.moments import moment_text, parse_moment
 from backfill.planner import Segment, cut, rows_aim
 from backfill.plans import Decision, Plan, decide, overlapping
 from backfill.scope import Scope, choose_ships
 from widetable.errors import ConfigurationError
+from widetable.moments import moment_text, parse_moment
 
 A, B, C = "SHIP-A", "SHIP-B", "SHIP-C"
 

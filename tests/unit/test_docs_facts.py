@@ -21,7 +21,17 @@ from widetable.values import DEAD_REASONS
 
 PRODUCT = ("widetable", "cdc_consumer", "backfill")
 ERRORS = frozenset(
-    {"ConfigurationError", "UnreachableError", "StoppedError", "PartialError", "Fatal", "bad", "warning"}
+    {
+        "ConfigurationError",
+        "RequestError",
+        "NotFoundError",
+        "UnreachableError",
+        "StoppedError",
+        "PartialError",
+        "Fatal",
+        "bad",
+        "warning",
+    }
 )
 """What a person meets: errors that end a command, and findings of `check`."""
 GAP = "…"

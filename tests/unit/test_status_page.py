@@ -11,9 +11,10 @@ import pytest
 from cdc_consumer.fleet import Fleet
 from cdc_consumer.heat_map import DAY_US, SliceSpan, Span, heat_map
 from cdc_consumer.metrics import Snapshot
+from cdc_consumer.monitor import Answer, Request
 from cdc_consumer.rates import Rates
 from cdc_consumer.settings import ConsumerSettings
-from cdc_consumer.status_page import FILES, is_shown
+from cdc_consumer.status_page import FILES, PATHS, is_shown
 from tests.status_page_world import SHIPS, PageWorld
 from widetable.applied import Applied
 from widetable.errors import UnreachableError
@@ -42,11 +43,11 @@ def test_beyond_this_machine_the_page_must_be_asked_for(wanted: str, host: str, 
     assert is_shown(settings) is shown
 
 
-@pytest.mark.parametrize("path", [*FILES, "/status.json"])
+@pytest.mark.parametrize("path", sorted(PATHS))
 def test_a_page_that_is_off_says_how_to_have_it(path: str) -> None:
     """Not a bare 404; metrics and health go on."""
-    answer = PageWorld().page(http_host="0.0.0.0").answer(path, LOCAL)  # noqa: S104 - as in a container
-    assert answer is not None
+    answer = PageWorld().page(http_host="0.0.0.0").answer(Request(path, LOCAL))  # noqa: S104 - a container
+    assert isinstance(answer, Answer)
     assert (answer.status, b"CDC_CONSUMER__STATUS_PAGE=on" in answer.body) == (404, True)
 
 
@@ -62,15 +63,16 @@ def test_a_page_that_is_off_says_how_to_have_it(path: str) -> None:
 )
 def test_a_foreign_name_that_points_here_gets_nothing(host: str, status: int) -> None:
     """A web page that rebinds its own name to 127.0.0.1 would otherwise read it all."""
-    answer = PageWorld().page().answer("/status.json", host)
-    assert answer is not None
-    assert answer.status == status
+    for path in ("/status.json", "/export.json"):
+        answer = PageWorld().page().answer(Request(path, host))
+        assert isinstance(answer, Answer)
+        assert (answer.status == 404) == (status == 404)
 
 
 def test_a_page_that_is_on_answers_to_any_name() -> None:
     """Behind a proxy it has another one."""
-    answer = PageWorld().page(status_page="on").answer("/", "status.example")
-    assert answer is not None
+    answer = PageWorld().page(status_page="on").answer(Request("/", "status.example"))
+    assert isinstance(answer, Answer)
     assert answer.status == 200
 
 
@@ -78,7 +80,8 @@ def test_other_paths_are_not_the_pages() -> None:
     """Nothing of the package but its files is served."""
     page = PageWorld().page()
     assert all(
-        page.answer(path, LOCAL) is None for path in ("/../settings.py", "/page/index.html", "/metrics")
+        page.answer(Request(path, LOCAL)) is None
+        for path in ("/../settings.py", "/page/index.html", "/metrics")
     )
 
 
@@ -103,16 +106,17 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_is_made_markup() -> None:
 def test_the_page_is_one_that_a_screen_reader_can_tell() -> None:
     """A language, headings, captions, scopes, and a name for what can be scrolled or pressed."""
     with PageWorld().served() as client:
-        text = client.get("/").text
+        text, scripts = client.get("/").text, [client.get(path).text for path in ("/status.js", "/export.js")]
     assert '<html lang="en">' in text
-    assert text.count("<table") == text.count("<caption") == 4
+    assert text.count("<table") == text.count("<caption") == 5
     assert all("scope=" in head for head in re.findall(r"<th [^>]*>|<th>", text))
-    assert text.count('tabindex="0"') == text.count('role="region"') == 3
+    assert text.count('tabindex="0"') == text.count('role="region"') == 4
     assert re.search(r"<button[^>]*>[^<]+</button>", text)
+    fields = set(re.findall(r'<(?:input|select) id="([\w-]+)"', text))
+    assert fields == set(re.findall(r'<label for="([\w-]+)"', text))
     known = set(re.findall(r' id="([\w-]+)"', text))
     assert set(re.findall(r'aria-labelledby="([\w-]+)"', text)) <= known
-    script = (PageWorld().page().answer("/status.js", LOCAL) or pytest.fail("no script")).body.decode()
-    assert set(re.findall(r'(?:byId|rows)\("([\w-]+)"', script)) <= known
+    assert set(re.findall(r'(?:byId|rows)\("([\w-]+)"', "".join(scripts))) <= known
 
 
 # -- what it says ---------------------------------------------------------------------------------------------
