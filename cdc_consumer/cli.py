@@ -23,13 +23,13 @@ from cdc_consumer.reinit import diagnose
 from cdc_consumer.reinit import reinit as begin_anew
 from cdc_consumer.repartition import repartition as raise_partitions
 from cdc_consumer.schema_commands import schema
-from cdc_consumer.settings import Settings, load_settings
+from cdc_consumer.settings import Settings, command_settings
 from cdc_consumer.snapshot_command import snapshot
 from cdc_consumer.status import Lookout
 from cdc_consumer.teardown import teardown as give_up
 from cdc_consumer.topic import kafka_error
 from cdc_consumer.truncate import pass_truncate
-from widetable import command_line, logs
+from widetable import command_line
 from widetable.config_show import config_command
 from widetable.environment import load_with_origins, reference
 from widetable.errors import WideTableError
@@ -224,9 +224,7 @@ def main() -> NoReturn:
 
 
 def _settings(**consumer: object) -> Settings:
-    loaded = load_settings(consumer=consumer)
-    logs.configure(loaded.log)
-    return loaded
+    return command_settings(consumer=consumer)
 
 
 def _surprise(error: Exception) -> WideTableError | None:

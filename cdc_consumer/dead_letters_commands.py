@@ -33,8 +33,7 @@ from cdc_consumer.dead_letters_export import WRITERS
 from cdc_consumer.dead_letters_export import export as write_file
 from cdc_consumer.dead_letters_replay import APPLICATION, Replayed
 from cdc_consumer.dead_letters_replay import replay as replay_letters
-from cdc_consumer.settings import Settings, load_settings
-from widetable import logs
+from cdc_consumer.settings import Settings, command_settings
 from widetable.control import check_control
 from widetable.dead_cells import created_time_text
 from widetable.errors import PartialError
@@ -93,7 +92,7 @@ def dead_letters() -> None:
 @JSON
 def list_command(*, limit: int, as_json: bool, **asked: Any) -> None:
     """Show how many there are for each reason, and the latest of them."""
-    settings, filters = _settings(), Filters(**asked)
+    settings, filters = command_settings(), Filters(**asked)
     with _control(settings) as conn:
         reasons = summary(conn, settings.pipeline.name, filters)
         letters = latest(conn, settings.pipeline.name, filters, limit)
@@ -110,7 +109,7 @@ def list_command(*, limit: int, as_json: bool, **asked: Any) -> None:
 @JSON
 def show(*, number: int, as_json: bool) -> None:
     """Show all that is known of one: coordinates, headers, detail, key and value."""
-    settings = _settings()
+    settings = command_settings()
     with _control(settings) as conn:
         (letter,) = numbered(conn, settings.pipeline.name, [number]) or _unknown([number])
     click.echo(json.dumps(letter_json(letter), indent=2) if as_json else "\n".join(letter_lines(letter)))
@@ -131,7 +130,7 @@ def replay(*, wanted: Sequence[int], everything: bool, reason: str | None, ended
     """
     if sum([bool(wanted), everything, reason is not None]) != 1:
         raise click.UsageError("say which: numbers, or --reason, or --all")
-    settings, done = _settings(), Replayed()
+    settings, done = command_settings(), Replayed()
     with _control(settings) as conn:
         chosen = _chosen(conn, settings.pipeline.name, wanted, reason)
     try:
@@ -151,16 +150,10 @@ def export(*, file: Path, **asked: Any) -> None:
         raise click.UsageError(f"{file} ends in neither {' nor '.join(WRITERS)}: that says what to write")
     if file.exists():
         raise click.UsageError(f"{file} is there already: remove it, or name another file")
-    settings = _settings()
+    settings = command_settings()
     with _control(settings) as conn:
         count = write_file(every(conn, settings.pipeline.name, Filters(**asked)), file)
     click.echo(f"{count:,} dead cells in {file}")
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    logs.configure(settings.log)
-    return settings
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import click
 
 from cdc_consumer.schema_planning import APPLICATION, Options, look_at_target, propose, read_present
 from cdc_consumer.schema_report import map_rows, report_lines, schema_report
-from cdc_consumer.settings import Settings, load_settings
+from cdc_consumer.settings import Settings, command_settings
 from widetable.channel_map import DEFAULT_TABLE_NO
 from widetable.control import migrate, use_control
 from widetable.ddl import apply_schema, ddl_errors
@@ -134,7 +134,7 @@ def schema() -> None:
 )
 def plan_command(*, as_json: bool, write_path: Path | None, **given: Any) -> None:
     """Show the tables that `apply` would create, their row sizes, and what to look at. Changes no database."""
-    settings, options = load_settings(), _options(given)
+    settings, options = command_settings(), _options(given)
     proposal = propose(settings, options, look_at_target(settings, options))
     report = schema_report(proposal)
     if as_json:
@@ -166,7 +166,7 @@ def plan_command(*, as_json: bool, write_path: Path | None, **given: Any) -> Non
 @click.option("--yes", is_flag=True, help="Don't ask before dropping.")
 def apply_command(*, yes: bool, **given: Any) -> None:
     """Create the control schema and the wide tables, or add what they lack; says what it changed."""
-    settings, options = load_settings(), _options(given)
+    settings, options = command_settings(), _options(given)
     if options.starts_anew and options.adopt:
         raise click.UsageError("--adopt keeps the tables that --drop-tables would drop: give one of them.")
     if options.map_path:

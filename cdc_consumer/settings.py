@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from psycopg import conninfo
 from pydantic import Field, SecretStr, StringConstraints, field_validator
 
-from widetable import environment
+from widetable import environment, logs
 from widetable.environment import EnvironmentSettings
 from widetable.errors import ConfigurationError
 from widetable.logs import LogSettings
@@ -250,3 +250,14 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Mapping
         ConfigurationError: with every problem on a line of its own.
     """
     return environment.load(Settings, environ, **overrides)
+
+
+def command_settings(**overrides: Mapping[str, object]) -> Settings:
+    """What every command begins with: the settings, and this process's logs as they say.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or the log file can't be written.
+    """
+    loaded = load_settings(None, **overrides)
+    logs.configure(loaded.log)
+    return loaded

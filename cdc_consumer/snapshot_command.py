@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cdc_consumer.settings import load_settings
+from cdc_consumer.settings import command_settings
 from cdc_consumer.snapshot import snapshot as send_history
-from widetable import logs
 
 
 @click.command()
@@ -24,6 +23,5 @@ def snapshot(*, wait_s: float, detach: bool) -> None:
 
     Interrupted, it goes on by itself; run again, the command waits for its end, and tidies up.
     """
-    settings = load_settings()
-    logs.configure(settings.log)
+    settings = command_settings()
     send_history(settings, wait_s=wait_s, detach=detach, report=click.echo)

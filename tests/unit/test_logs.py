@@ -9,9 +9,13 @@ import click
 import pytest
 import structlog
 
+from backfill.cli import commands as backfill
+from cdc_consumer.cli import cli as cdc_consumer
 from widetable import command_line
-from widetable.errors import ConfigurationError, UnreachableError
+from widetable.errors import ConfigurationError, ExitCode, UnreachableError
 from widetable.logs import LogSettings, configure
+
+PROGRAMS: dict[str, click.Group] = {"cdc-consumer": cdc_consumer, "backfill": backfill}
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +110,32 @@ def test_why_a_program_ended_is_in_its_log_file(tmp_path: Path, capsys: pytest.C
     assert outage["reason"] == "http://me:********@h away"
     assert "Traceback" in bug["exception"]
     assert "hunter2@" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cdc-consumer schema plan",
+        "cdc-consumer schema apply",
+        "cdc-consumer dead-letters list",
+        "backfill plan",
+        "backfill run",
+        "backfill retry",
+        "backfill import README.md",
+        "backfill export --ship-id S --from 2025-01-01 --to 2025-01-02 -o x.csv",
+        "backfill verify",
+    ],
+)
+def test_every_command_logs_to_the_file_that_it_is_given(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here: why it ended. `cdc-consumer logs` would have nothing to show otherwise."""
+    for side in ("SOURCE", "TARGET"):
+        monkeypatch.setenv(f"CDC_{side}__DSN", f"postgresql:///ships?host={tmp_path}")
+    program, *words = line.split()
+    file = tmp_path / "x.log"
+    arguments = [*words, "--log-file", str(file)]
+    assert command_line.exit_code(PROGRAMS[program], None, arguments) == ExitCode.UNREACHABLE
+    *_, ended = map(json.loads, file.read_text().splitlines())
+    assert ended["event"] == "ended"
+    assert "does not answer" in ended["reason"]
