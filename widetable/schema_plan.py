@@ -160,14 +160,7 @@ def plan_schema(
     Raises:
         ConfigurationError: two channels of a table would share a column, or there is no default table.
     """
-    if layout == "single":
-        every = tuple(channel_id for part in lists for channel_id in part.channel_ids)
-        lists, default_table_no = (ChannelList(1, SINGLE, every),), 1
-    if default_table_no not in {part.table_no for part in lists}:
-        numbers = ", ".join(str(part.table_no) for part in lists)
-        raise ConfigurationError(
-            f"There is no table {default_table_no}: --default-table is one of {numbers}."
-        )
+    lists, default_table_no = _tables(lists, layout, default_table_no)
     return SchemaPlan(
         column_type=column_type,
         systems=tuple(System(part.table_no, part.name, part.table_no == default_table_no) for part in lists),
@@ -180,6 +173,21 @@ def plan_schema(
         spread=_spread(lists, sample),
         whole=frozenset(whole),
     )
+
+
+def _tables(
+    lists: Sequence[ChannelList], layout: LayoutKind, default_table_no: int
+) -> tuple[Sequence[ChannelList], int]:
+    """The lists as tables, and which of them is the default."""
+    if layout == "single":
+        every = tuple(channel_id for part in lists for channel_id in part.channel_ids)
+        return (ChannelList(1, SINGLE, every),), 1
+    numbers = [part.table_no for part in lists]
+    if default_table_no not in numbers:
+        raise ConfigurationError(
+            f"There is no table {default_table_no}: --default-table is one of {', '.join(map(str, numbers))}."
+        )
+    return lists, default_table_no
 
 
 def _channels(
