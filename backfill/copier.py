@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from backfill.brake import LoneBrake
 from backfill.ledger import Copied
 from backfill.planner import Bounds, cut_evenly
 from backfill.plans import channel_count
@@ -30,6 +31,7 @@ class Copier:
     Args:
         settings: where both databases are, how often to try.
         streams: whether the pipeline has a hand-off; a copy goes on only while that stays so.
+        brake: slows it down between two parts.
         nap: waits for some seconds.
         stopping: whether a signal was heard: a large range is left after the part in work.
     """
@@ -39,10 +41,11 @@ class Copier:
         settings: Settings,
         *,
         streams: bool,
+        brake: LoneBrake,
         nap: Callable[[float], object],
         stopping: Callable[[], bool],
     ) -> None:
-        self._settings, self._streams, self._stopping = settings, streams, stopping
+        self._settings, self._streams, self._brake, self._stopping = settings, streams, brake, stopping
         self.writer = PatientWriter(settings, "retry", nap)
         self._reader: Reader | None = None
 
@@ -59,10 +62,14 @@ class Copier:
             if total.rows and self._stopping():
                 raise PartialError(f"stopped after {total.rows:,} rows of this range")
             part = left.pop()
+            self._brake.wait()
             try:
-                total += self.writer.run(partial(self._once, ships, part))
+                copied = self.writer.run(partial(self._once, ships, part))
             except TooLargeError as size:
                 left += reversed(cut_evenly(part, size.first_us, size.last_us, size.parts))
+                continue
+            self._brake.rest(copied.rows)
+            total += copied
         return total
 
     def count(self, ships: tuple[str, ...], bounds: Bounds) -> int:
@@ -71,6 +78,7 @@ class Copier:
 
     def close(self) -> None:
         """End all sessions."""
+        self._brake.close()
         self._close_reader()
         self.writer.close()
 

@@ -22,6 +22,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from backfill.brake import LoneBrake
 from backfill.correction_file import Channel, Chunk, CorrectionFile, Header
 from backfill.correction_values import NAMES, as_stored
 from backfill.settings import Settings
@@ -80,6 +81,7 @@ class Corrections:
 
     Args:
         settings: where both databases are.
+        brake: slows it down between two chunks.
         again: whether a file that was imported before counts as a new correction.
         dry_run: look at everything, write nothing.
         tell: takes a line about what can't be imported.
@@ -89,18 +91,20 @@ class Corrections:
     def __init__(
         self,
         settings: Settings,
+        brake: LoneBrake,
         *,
         again: bool,
         dry_run: bool,
         tell: Callable[[str], None],
         progress: Callable[[FileTally], None],
     ) -> None:
-        self._settings, self._again, self._dry_run = settings, again, dry_run
+        self._settings, self._brake, self._again, self._dry_run = settings, brake, again, dry_run
         self._tell, self._progress = tell, progress
         self._writer = PatientWriter(settings, "import")
 
     def close(self) -> None:
-        """End the session."""
+        """End the sessions."""
+        self._brake.close()
         self._writer.close()
 
     def add(self, file: CorrectionFile, tally: FileTally, ship: str | None) -> None:
@@ -120,7 +124,9 @@ class Corrections:
         for chunk in file.chunks(header):
             batch = self._batch(chunk, version or Version(1, 1), tally)
             if version is not None:
+                self._brake.wait()
                 tally.applied += self._writer.run(partial(self._write, batch))
+                self._brake.rest(batch.num_rows)
             tally.rows = file.rows
             self._progress(tally)
         tally.rows = file.rows

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from backfill import plans
+from backfill.brake import LoneBrake
 from backfill.correction_file import Channel, CorrectionFile, HeaderError, ship_of_name
 from backfill.corrections import Corrections, FileTally, csv_files, read_channels
 from backfill.scope import choose_ships
@@ -18,6 +19,7 @@ from backfill.settings import Settings
 from widetable import environment, logs
 from widetable.control import check_control
 from widetable.errors import PartialError
+from widetable.hand_off import streaming_hand_off
 from widetable.postgres import connect_target
 
 PROGRESS_S: Final = 5.0
@@ -39,7 +41,18 @@ PROGRESS_S: Final = 5.0
     is_flag=True,
     help="Take a file that was imported before for a new correction, newer than all others.",
 )
-def import_(*, path: Path, ship_id: str | None, dry_run: bool, ignored: tuple[str, ...], again: bool) -> None:
+@click.option(
+    "--rate-limit", "cells_per_s", type=click.FloatRange(min=0, min_open=True), help="Cells per second."
+)
+def import_(
+    *,
+    path: Path,
+    ship_id: str | None,
+    dry_run: bool,
+    ignored: tuple[str, ...],
+    again: bool,
+    cells_per_s: float | None,
+) -> None:
     """Overwrite cells with the corrections of a CSV file, or of all CSV files of a folder.
 
     A file has a header with `created_time`, the ids of channels, and perhaps `ship_id`; without it the rows are
@@ -53,9 +66,11 @@ def import_(*, path: Path, ship_id: str | None, dry_run: bool, ignored: tuple[st
     with closing(connect_target(settings.target, "backfill import")) as conn:
         check_control(conn, settings.target.control_schema)
         channels, ships = read_channels(conn), plans.live_ships(conn)
+        hand_off = streaming_hand_off(conn, settings.pipeline.name)
     choose_ships([ship_id] if ship_id else [], ships)
     tallies = []
-    corrections = Corrections(settings, again=again, dry_run=dry_run, tell=_tell, progress=_progress())
+    brake = LoneBrake(settings, hand_off.slot if hand_off else None, cells_per_s, _tell)
+    corrections = Corrections(settings, brake, again=again, dry_run=dry_run, tell=_tell, progress=_progress())
     with closing(corrections):
         for file in csv_files(path):
             tallies.append(_import(corrections, file, ship_id, channels, ships, ignored))

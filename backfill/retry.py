@@ -18,6 +18,7 @@ import psycopg
 
 from backfill import ledger, plans
 from backfill.app import require_hand_off_or_flag
+from backfill.brake import LoneBrake
 from backfill.copier import Copier
 from backfill.failed_csv import BadRow, range_line, read_ranges
 from backfill.ledger import Copied, FailedSlice
@@ -43,6 +44,7 @@ class RetryRequest:
     file: Path | None = None
     ships: tuple[str, ...] = ()
     delay_s: float = 0.0
+    rows_per_s: float | None = None
     dry_run: bool = False
     no_handoff: bool = False
 
@@ -118,8 +120,13 @@ class Retry:
             hand_off = streaming_hand_off(conn, settings.pipeline.name)
             require_hand_off_or_flag(hand_off, no_handoff=request.no_handoff)
             self._failed = failed_ranges(conn, settings.pipeline.name, streams=hand_off is not None)
+        slot, stopping = hand_off.slot if hand_off else None, lambda: wish.signals > 0
         self._copier = Copier(
-            settings, streams=hand_off is not None, nap=self._nap, stopping=lambda: wish.signals > 0
+            settings,
+            streams=hand_off is not None,
+            brake=LoneBrake(settings, slot, request.rows_per_s, tell, nap=self._nap, stopping=stopping),
+            nap=self._nap,
+            stopping=stopping,
         )
         self.tally = Tally()
 

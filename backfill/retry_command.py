@@ -28,6 +28,9 @@ from widetable.errors import PartialError
     "-d", "--delay", "delay_s", type=click.FloatRange(min=0), default=0.0, help="Seconds between two ranges."
 )
 @click.option(
+    "--rate-limit", "rows_per_s", type=click.FloatRange(min=0, min_open=True), help="Rows per second."
+)
+@click.option(
     "--still-failed",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to write the ranges that are left; default: FILE.still-failed.csv, and nowhere without FILE.",
@@ -39,6 +42,7 @@ def retry(
     dry_run: bool,
     ships: tuple[str, ...],
     delay_s: float,
+    rows_per_s: float | None,
     still_failed: Path | None,
     no_handoff: bool,
 ) -> None:
@@ -51,7 +55,7 @@ def retry(
     """
     settings = environment.load(Settings)
     logs.configure(settings.log)
-    request = RetryRequest(file, ships, delay_s, dry_run, no_handoff)
+    request = RetryRequest(file, ships, delay_s, rows_per_s, dry_run=dry_run, no_handoff=no_handoff)
     if still_failed is None and file is not None:
         still_failed = file.with_name(f"{file.stem}.still-failed.csv")
     with (

@@ -17,14 +17,14 @@ from typing import Final
 import psycopg
 
 from backfill import ledger
-from backfill.brakes import Glance, Governor
+from backfill.brake import Brake
+from backfill.brakes import Glance
 from backfill.crew import Crew
 from backfill.job import Fatal
 from backfill.ledger import Totals
 from backfill.plans import Plan
 from backfill.progress import Display
 from backfill.settings import Settings
-from backfill.source_watch import SourceWatch
 from widetable.control import use_control
 from widetable.errors import (
     ConfigurationError,
@@ -39,7 +39,6 @@ from widetable.postgres import Connection, connect_target
 
 POLL_S: Final = 0.1
 LOOK_S: Final = 0.5
-SOURCE_LOOK_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 2
 """Nobody who presses Ctrl+C waits for a database that is away."""
 ERRORS: Final[dict[ExitCode, type[WideTableError]]] = {
@@ -133,7 +132,7 @@ def run_plan(settings: Settings, plan: Plan, rows_per_s: float | None, display: 
         UnreachableError: the target went away at the very end; the next run closes the plan.
     """
     crew = Crew(settings, plan, rows_per_s)
-    watch, brake = Watch(settings, plan, crew.run), Brake(settings, crew)
+    watch, brake = Watch(settings, plan, crew.run), Brake(settings, crew.slow_down)
     with listening() as wish, closing(watch), closing(brake):
         look(watch, brake, wish)  # before the first slice
         with crew:
@@ -143,28 +142,6 @@ def run_plan(settings: Settings, plan: Plan, rows_per_s: float | None, display: 
         if wish.signals:
             watch.close()  # a session that hangs would hold the end up; a new one has its timeout
         return watch.conclude()
-
-
-class Brake:
-    """Looks at the source now and then, and slows the workers down."""
-
-    def __init__(self, settings: Settings, crew: Crew) -> None:
-        section = settings.backfill
-        self._governor = Governor(
-            section.source_sessions, section.source_waits, section.slot_lag_bytes, section.governor
-        )
-        self._crew, self._source, self._glance = crew, SourceWatch(settings.source), Glance(SOURCE_LOOK_S)
-
-    def look(self, slot: str | None) -> str:
-        """What slows the copy down now; while the source is away, what did."""
-        if self._glance.due() and (load := self._source.look(slot)):
-            self._governor.look(load)
-            self._crew.slow_down(self._governor.share)
-        return self._governor.text
-
-    def close(self) -> None:
-        """End the session on the source."""
-        self._source.close()
 
 
 def look(watch: Watch, brake: Brake, wish: Wish) -> tuple[Totals, str] | None:

@@ -9,7 +9,7 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from backfill import runner
+from backfill import brake
 from backfill.brakes import Load
 from backfill.source_watch import SourceWatch
 from tests.backfill_world import World, wait_until
@@ -78,7 +78,7 @@ def test_a_run_pauses_slows_down_and_says_so(
 ) -> None:
     """Paused while the slot retains too much, slowed while the source is busy; in the end all is copied."""
     monkeypatch.setenv("CDC_BACKFILL__GOVERNOR", "true")
-    monkeypatch.setattr(runner, "SOURCE_LOOK_S", 0.0)
+    monkeypatch.setattr(brake, "SOURCE_LOOK_S", 0.0)
     monkeypatch.setattr("backfill.progress.LINE_EVERY_S", 0.0)
     emptied.fill(12)
     emptied.hand_off(barrier_xid=3)

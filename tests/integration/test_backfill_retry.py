@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from backfill import plans, retry_command
+from backfill.brakes import Load
 from backfill.copier import Copier
 from backfill.ledger import Copied
 from backfill.planner import Bounds
 from backfill.retry import Retry, Tally
 from backfill.scope import Scope
+from backfill.source_watch import SourceWatch
 from backfill.writing import PatientWriter
 from tests.backfill_world import CHANNELS, SHIPS, World
 from widetable.apply import Writer
@@ -236,3 +238,27 @@ def test_retry_wants_the_hand_off_that_run_wants(emptied: World, capsys: pytest.
     assert emptied.backfill("status", "--csv") == ExitCode.USAGE
     assert emptied.backfill("status", "--failed") == ExitCode.DONE
     assert "No failed slices" in capsys.readouterr().out
+
+
+def test_retry_and_import_pause_while_the_slot_retains_too_much(
+    failed: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `run` does: nothing is written meanwhile, and all of it afterwards."""
+    looks: list[int] = []
+
+    def look(_self: SourceWatch, slot: str | None) -> Load:
+        assert slot == "no_such_slot"
+        looks.append(len(failed.wide_cells()))
+        return Load(retained=10**15 if len(looks) % 3 else 0)
+
+    monkeypatch.setattr("backfill.brake.SOURCE_LOOK_S", 0.0)
+    monkeypatch.setattr("backfill.brake.PAUSED_S", 0.0)
+    monkeypatch.setattr(SourceWatch, "look", look)
+    assert failed.backfill("retry", "--rate-limit", "1e9", "--ship-id", SHIPS[0]) == ExitCode.DONE
+    half = len(second_and_third(failed)) // len(SHIPS) // 2
+    assert looks == [0, 0, 0, half, half, half]
+    (tmp_path / f"{SHIPS[0]}.csv").write_text("created_time,aux/1\n2025-01-01,7\n")
+    assert failed.backfill("import", str(tmp_path), "--rate-limit", "1e9") == ExitCode.DONE
+    assert looks[6:] == [2 * half] * 3
+    assert len(failed.wide_cells()) == 2 * half + 1
+    assert capsys.readouterr().err.count("paused: the slot retains") == 3

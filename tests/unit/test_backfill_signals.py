@@ -13,9 +13,10 @@ from typing import Any, cast
 import psycopg
 import pytest
 
+from backfill.brake import Brake
 from backfill.grace import within_grace
 from backfill.ledger import Totals
-from backfill.runner import Brake, Watch, listening, look
+from backfill.runner import Watch, listening, look
 from devstack.product import PROGRAMS
 from tests.waiting import wait_until
 from widetable.errors import ExitCode

@@ -1,0 +1,105 @@
+"""What slows `backfill retry` and `backfill import` down, which copy alone, part after part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from backfill import brake
+from backfill.brake import LoneBrake
+from backfill.brakes import Load
+from backfill.settings import BackfillSettings, Settings
+from backfill.source_watch import SourceWatch
+from widetable.errors import PartialError
+from widetable.settings import SourceSettings, TargetSettings
+
+SETTINGS = Settings(
+    source=SourceSettings.model_validate({"dsn": ""}),
+    target=TargetSettings.model_validate({"dsn": ""}),
+    backfill=BackfillSettings(slot_lag_bytes=1_000),
+)
+FULL, BUSY, CALM = Load(retained=2_000), Load(active=99), Load()
+
+
+@dataclass
+class Scene:
+    """A clock that moves by naps only, and a source with one load after the other, the last one for ever."""
+
+    loads: Sequence[Load | None]
+    now_s: float = 0.0
+    naps: list[float] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    stop_at_s: float = float("inf")
+
+    def nap(self, seconds: float) -> None:
+        """Wait."""
+        self.naps.append(seconds)
+        self.now_s += seconds
+
+    def look(self, slot: str | None) -> Load | None:
+        """As the source would answer."""
+        assert slot == "slot"
+        load, *rest = self.loads
+        self.loads = rest or [load]
+        return load
+
+    def brake(self, monkeypatch: pytest.MonkeyPatch, rows_per_s: float | None = None) -> LoneBrake:
+        """A brake in this scene, that looks each time."""
+        monkeypatch.setattr(brake, "SOURCE_LOOK_S", 0.0)
+        monkeypatch.setattr(SourceWatch, "look", lambda _self, slot: self.look(slot))
+        monkeypatch.setattr("backfill.brake.time.monotonic", lambda: self.now_s)
+        stopping = lambda: self.now_s >= self.stop_at_s  # noqa: E731 - used once, right here
+        return LoneBrake(SETTINGS, "slot", rows_per_s, self.told.append, nap=self.nap, stopping=stopping)
+
+
+def test_it_waits_while_the_slot_retains_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says so once, goes on when there is room again, and also while the source can't be asked."""
+    scene = Scene([FULL, FULL, None, FULL, CALM, None])
+    lone = scene.brake(monkeypatch)
+    lone.wait()
+    assert scene.naps == [0.5] * 4
+    limit = "the slot retains 2,000 bytes of WAL, over the limit of 1,000"
+    assert scene.told == [f"paused: {limit}", f"slowed to 6%: {limit}"]
+    lone.wait()
+    assert len(scene.naps) == 4
+
+
+def test_a_signal_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part is left, to be tried another time."""
+    scene = Scene([FULL], stop_at_s=1.0)
+    with pytest.raises(PartialError, match="stopped while it was paused: the slot retains"):
+        scene.brake(monkeypatch).wait()
+    assert scene.now_s == 1.0
+
+
+def test_it_rests_in_proportion_while_the_source_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the time, then three quarters, and less again when the source has less to do."""
+    scene = Scene([BUSY, BUSY, CALM, CALM, CALM])
+    lone = scene.brake(monkeypatch)
+    for _ in range(5):
+        lone.wait()
+        scene.now_s += 3.0
+        lone.rest(rows=10**9)
+    assert scene.naps == pytest.approx([3.0, 9.0, 5.0, 7 / 3, 5 / 9])
+    assert [text.partition(":")[0] for text in scene.told] == [
+        "slowed to 50%",
+        "slowed to 25%",
+        "slowed to 38%",
+        "slowed to 56%",
+        "slowed to 84%",
+    ]
+
+
+def test_a_limit_of_rows_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the work took counts; a part that took longer than its rows may is followed at once."""
+    scene = Scene([CALM])
+    lone = scene.brake(monkeypatch, rows_per_s=1_000)
+    lone.wait()
+    scene.now_s += 2.0
+    lone.rest(rows=5_000)
+    lone.wait()
+    scene.now_s += 2.0
+    lone.rest(rows=500)
+    assert scene.naps == [3.0]
