@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cdc_consumer.schema_planning import Proposal
 from widetable.channel_map import column_name, place
-from widetable.planner import PAGE_BYTES, TYPICAL_TEXT_BYTES, doubts
+from widetable.planner import PAGE_BYTES, TYPICAL_TEXT_BYTES, doubts, misfits
 from widetable.sampling import Sample
 from widetable.schema_plan import (
     ASSUMED_TYPE,
@@ -35,7 +35,7 @@ def schema_report(proposal: Proposal) -> Report:
     `problems` are what `schema apply` would refuse, `warnings` what it would not.
     """
     plan, sample, present = proposal.placed, proposal.sample, proposal.present
-    problems = fit_problems(plan)
+    problems = fit_problems(plan, present.registry.channel_ids if present.registry else ())
     tables = [_table(plan, sample, system, problems) for system in plan.systems]
     suffixes = sorted({str(system.reader_no) for system in plan.systems} | {s.suffix for s in plan.systems})
     registered = present.registry.ships if present.registry else ()
@@ -103,7 +103,7 @@ def _table(plan: SchemaPlan, sample: Sample, system: System, problems: Mapping[i
         "high_bytes": size.high_bytes,
         "worst_bytes": size.worst_bytes,
         "problems": problems.get(system.table_no, []),
-        "warnings": doubts(size),
+        "warnings": [*([] if system.table_no in problems else misfits(size)), *doubts(size)],
     }
 
 

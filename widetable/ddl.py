@@ -149,17 +149,25 @@ def _held_data(registry: Registry, created: Iterable[str]) -> bool:
 def create_tables(conn: Connection, target: TargetSettings, registry: Registry, ship_id: str) -> list[str]:
     """Create the tables and views that a ship lacks, in the caller's layout change; returns the tables' names."""
     create_schema(conn, target.wide_schema)
+    missing = create_missing_tables(conn, target, registry, ship_id)
+    views = view_changes(conn, registry, [ship_id])
+    for statement in views.values():
+        conn.execute(statement)
+    made = {*missing, *views}
+    grant_reader(conn, target, [name for name in registry.reader_names([ship_id]) if name in made])
+    return missing
+
+
+def create_missing_tables(
+    conn: Connection, target: TargetSettings, registry: Registry, ship_id: str
+) -> list[str]:
+    """Create the tables that a ship lacks, without views and grants; returns their names."""
     wanted = registry.tables([ship_id])
     there = found_columns(conn, target.wide_schema, list(wanted))
     missing = [name for name in wanted if name not in there]
     for name in missing:
         columns = registry.columns[wanted[name][1]]
         conn.execute(create_table(target.wide_schema, name, columns))
-    views = view_changes(conn, registry, [ship_id])
-    for statement in views.values():
-        conn.execute(statement)
-    made = {*missing, *views}
-    grant_reader(conn, target, [name for name in registry.reader_names([ship_id]) if name in made])
     return missing
 
 

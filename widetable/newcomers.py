@@ -7,25 +7,33 @@ each in a layout change of its own; or the reason why not. Nothing here touches 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Final
 
 from widetable.channel_map import column_name, place
-from widetable.ddl import create_tables
+from widetable.ddl import create_missing_tables, create_tables
 from widetable.layout_lock import layout_change, raise_version
 from widetable.narrow import FORMATS
-from widetable.planner import ColumnSize, misfits, row_size
+from widetable.planner import FIXED_COLUMNS, MAX_COLUMNS, ColumnSize, misfits, row_size
 from widetable.postgres import Connection
-from widetable.registry import Registry, require_registry, write_channels, write_ship
+from widetable.registry import Registry, require_registry, write_channels, write_ship, write_systems
 from widetable.sampling import TYPE_OF_FORMAT
-from widetable.schema_plan import PlannedChannel
+from widetable.schema_plan import SINGLE, PlannedChannel, System
 from widetable.settings import TargetSettings
 from widetable.statements import load_statements
 from widetable.values import ColumnType
 from widetable.wide_table import dropped_columns, recent_row_bytes, refuse_ship
 
+ANOTHER_TABLE: Final = (
+    "Nothing is lost. To give it another table: `cdc-consumer schema plan --write map.csv`, write a new table_no"
+    " and system beside the channel, `cdc-consumer schema apply --map map.csv`"
+)
+ONE_TABLE: Final = (
+    "Nothing is lost. The single layout has one table only: `cdc-consumer schema apply --layout systems"
+    " --drop-tables` makes several, and `backfill run --again` fills them"
+)
 SQL: Final = load_statements(files("widetable") / "sql" / "newcomers.sql")
 NEWCOMERS_PER_STEP: Final = 50
 """A stream that invents channels must not keep writers waiting; the next step goes on."""
@@ -66,24 +74,45 @@ class Room:
 class Rooms:
     """The physical tables of one table that readers know, by number, and its columns' channels."""
 
+    parts: list[System]
     room: dict[int, Room]
     owner: dict[str, str]
 
+    @property
+    def next_part(self) -> System | None:
+        """The part that may be added; a table that is whole has rows under the readers' name, and stays so."""
+        first = self.parts[0]
+        return first.as_part(len(self.parts) + 1) if first.part else None
+
     def find(self, channel: PlannedChannel) -> PlannedChannel | str:
-        """The channel in the first part that has room for it, or why it stays in overflow."""
+        """The channel in the first part that has room for it, perhaps a new one; or why it stays in overflow."""
         where = f"channel {channel.channel_id} stays in overflow: table {channel.table_no}"
         if owner := self.owner.get(channel.column_name):
             return f"{where} has column {channel.column_name!r} already, for channel {owner}"
+        if len(self.owner) + FIXED_COLUMNS > MAX_COLUMNS:
+            return f"{where} is full: readers can be shown {MAX_COLUMNS:,} columns. {self._way_out}"
         reasons: list[str] = []
-        for table_no, room in self.room.items():
+        for table_no, room in self._rooms():
             if not (reasons := room.refuses(channel)):
                 return replace(channel, table_no=table_no)
-        return f"{where} is full: {'; '.join(reasons)}"
+        return f"{where} is full: {'; '.join(reasons)}. {self._way_out}"
 
-    def take(self, channel: PlannedChannel) -> None:
-        """Count the channel in."""
+    def take(self, channel: PlannedChannel) -> list[System]:
+        """Count the channel in; returns the part that it is the first of, if so."""
+        added = [self.next_part] if channel.table_no not in self.room and self.next_part else []
+        self.parts += added
         self.owner[channel.column_name] = channel.channel_id
-        self.room[channel.table_no].take(channel)
+        self.room.setdefault(channel.table_no, Room()).take(channel)
+        return added
+
+    def _rooms(self) -> Iterator[tuple[int, Room]]:
+        yield from self.room.items()
+        if self.next_part:
+            yield self.next_part.table_no, Room()
+
+    @property
+    def _way_out(self) -> str:
+        return ONE_TABLE if self.parts[0].name == SINGLE else ANOTHER_TABLE
 
 
 def register_newcomers(conn: Connection, target: TargetSettings) -> Newcomers:
@@ -98,7 +127,7 @@ def register_newcomers(conn: Connection, target: TargetSettings) -> Newcomers:
     if registry.new_channels == "manual":
         found.waiting += [f"channel {channel_id}: list it and run `schema apply`" for channel_id in channels]
     else:
-        _register_channels(conn, channels, found)
+        _register_channels(conn, target, channels, found)
     return found
 
 
@@ -126,23 +155,36 @@ def _register_ships(conn: Connection, target: TargetSettings, ships: Sequence[st
                 found.ships.append(ship_id)
 
 
-def _register_channels(conn: Connection, channels: Sequence[str], found: Newcomers) -> None:
+def _register_channels(
+    conn: Connection, target: TargetSettings, channels: Sequence[str], found: Newcomers
+) -> None:
     if not channels:
         return
     with layout_change(conn):
         registry = require_registry(conn)
-        rooms = _rooms(conn, registry)
+        rooms, added = _rooms(conn, registry), []
         for channel_id in channels:
             channel = _plan_channel(conn, registry, channel_id)
             placed = rooms[channel.table_no].find(channel)
             if isinstance(placed, str):
                 found.stuck.append(placed)
             elif len(found.channels) < NEWCOMERS_PER_STEP:
+                parts = rooms[channel.table_no].take(placed)
+                write_systems(conn, parts)
                 write_channels(conn, [placed])
-                rooms[channel.table_no].take(placed)
                 found.channels.append(channel_id)
+                added += parts
+        if added:
+            _create_parts(conn, target)
         if found.channels:
             raise_version(conn)
+
+
+def _create_parts(conn: Connection, target: TargetSettings) -> None:
+    """The tables of new parts, for every ship; the views above them follow when nobody holds them."""
+    registry = require_registry(conn)
+    for ship_id in registry.ships:
+        create_missing_tables(conn, target, registry, ship_id)
 
 
 def _plan_channel(conn: Connection, registry: Registry, channel_id: str) -> PlannedChannel:
@@ -159,6 +201,7 @@ def _rooms(conn: Connection, registry: Registry) -> dict[int, Rooms]:
     """By the number that readers know."""
     return {
         number: Rooms(
+            registry.parts(number),
             {system.table_no: _room(conn, registry, system.table_no) for system in registry.parts(number)},
             {column.name: column.channel_id for column in registry.reader_columns(number)},
         )

@@ -67,10 +67,10 @@ def register_plan(conn: Connection, wide_schema: str, plan: SchemaPlan) -> Chang
         registry = require_registry(conn)
     _require_settled(registry, wide_schema, plan)
     placed = place_in_parts(plan, registry)
-    require_columns(placed)
-    require_fit(placed)
-    changes.settings += _add_systems(conn, registry, placed) + _update_policies(conn, registry, plan)
     known = registry.channel_ids
+    require_columns(placed)
+    require_fit(placed, known)
+    changes.settings += _add_systems(conn, registry, placed) + _update_policies(conn, registry, plan)
     new = [channel for channel in placed.channels if channel.channel_id not in known]
     write_channels(conn, new)
     changes.channels += [channel.channel_id for channel in new]

@@ -9,7 +9,7 @@ The parts of a table are tables of their own to every writer; only readers are s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from widetable.channel_map import column_names
@@ -152,29 +152,43 @@ def _into_parts(
 # -- what stands against a plan -----------------------------------------------------------------------------
 
 
-def fit_problems(plan: SchemaPlan) -> dict[int, list[str]]:
-    """Why tables must not be created, by physical table number; tables that may are left out."""
-    found = {number: misfits(size) for number, size in plan.sizes().items()}
+def fit_problems(plan: SchemaPlan, there: Collection[str] = ()) -> dict[int, list[str]]:
+    """Why tables must not be created, or get channels, by physical table number; tables that may are left out.
+
+    Args:
+        plan: from `place_in_parts`.
+        there: channels that are registered. A table that gets no others is what it is: whatever it should hold, it
+            must not stand in the way of a table with room.
+    """
+    found = {
+        number: misfits(size) for number, size in plan.sizes().items() if number in _growing(plan, there)
+    }
     for system in plan.systems:
         channels = [channel for channel in plan.channels if _reader(plan, channel) == system.reader_no]
         if system.part == 1 and len(channels) + 1 > MAX_COLUMNS:
             text = f"{len(channels) + 1:,} columns in its view; readers can be shown {MAX_COLUMNS:,}"
-            found[system.table_no].append(text)
+            found.setdefault(system.table_no, []).append(text)
     return {number: texts for number, texts in found.items() if texts}
+
+
+def _growing(plan: SchemaPlan, there: Collection[str]) -> set[int]:
+    return {channel.table_no for channel in plan.channels if channel.channel_id not in there}
 
 
 def _reader(plan: SchemaPlan, channel: PlannedChannel) -> int:
     return next(system.reader_no for system in plan.systems if system.table_no == channel.table_no)
 
 
-def require_fit(plan: SchemaPlan) -> None:
-    """Refuse tables whose rows would not fit a page.
+def require_fit(plan: SchemaPlan, there: Collection[str] = ()) -> None:
+    """Refuse tables whose rows would not fit a page, if they have channels that are not `there` yet.
 
     Raises:
         ConfigurationError: with the figures of every such table.
     """
     names = {system.table_no: f"{system.suffix} ({system.name})" for system in plan.systems}
-    found = [f"table {names[no]}: {text}" for no, texts in fit_problems(plan).items() for text in texts]
+    found = [
+        f"table {names[no]}: {text}" for no, texts in fit_problems(plan, there).items() for text in texts
+    ]
     if found:
         raise ConfigurationError(
             f"The layout does not fit PostgreSQL: {'; '.join(found)}. Spread the channels over more tables"

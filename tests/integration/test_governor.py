@@ -17,7 +17,7 @@ from widetable.governor import GovernorReport, govern
 from widetable.narrow import Op
 from widetable.postgres import Connection, connect_target
 from widetable.registry import require_registry
-from widetable.sampling import Sample
+from widetable.sampling import ChannelSample, Sample
 from widetable.schema_plan import plan_schema
 from widetable.settings import TargetSettings
 
@@ -151,14 +151,21 @@ def test_a_full_table_takes_no_more_channels(open_target: Open, monkeypatch: pyt
 
 
 def test_rows_that_are_full_already_take_no_more_channels(open_target: Open) -> None:
-    """The planner looks at the rows that are there, not only at what it expected of them."""
+    """The planner looks at the rows that are there, not only at what it expected; the message names the way out."""
     channels = tuple(f"/v1/me01//{i}" for i in range(400))
-    target = open_target(lists=(LISTS[0], ChannelList(2, "engine_generator", channels), LISTS[2]))
+    lists = (LISTS[0], ChannelList(2, "engine_generator", channels), LISTS[2])
+    target = open_target(lists=lists)
     target.write(*(event(Op.CREATE, "x" * 18, channel=channel, form="String") for channel in channels))
     target.write(event(Op.CREATE, "1"))
     (reason,) = target.govern().stuck
     assert "table 2 is full: a typical full row has 7," in reason
+    assert "`cdc-consumer schema apply --map map.csv`" in reason
     assert [row[1] for row in target.overflow()] == [NEW]
+    seen = {channel: ChannelSample(channel, {"String": 1}, 18.0, 18) for channel in channels}
+    another = plan_schema((*lists, ChannelList(4, "more", (NEW,))), Sample(("S1",), channels=seen))
+    apply_schema(target.conn, target.settings, another)
+    assert target.govern(step_s=60).live_channels == [NEW]
+    assert target.cells(table_no=4) == {(0, NEW): ("1", None)}
 
 
 def test_a_table_dropped_by_hand_is_reported(open_target: Open) -> None:

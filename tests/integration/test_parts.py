@@ -94,6 +94,27 @@ def test_a_new_channel_joins_a_part_and_the_view(open_target: Open) -> None:
     assert check_tables(target.conn) == []
 
 
+def test_a_new_channel_gets_a_part_where_none_has_room(open_target: Open) -> None:
+    """Rows turned out larger than planned: nothing waits for a person, for any ship."""
+    target = open_target(ships=("S1", "S2"))
+    target.write(*(event(Op.CREATE, "x" * 18, channel=channel, form="String") for channel in MANY))
+    target.write(event(Op.CREATE, "1.5", moment_s=15))
+    report = target.govern(step_s=60)
+    assert (report.live_channels, report.stuck) == ([NEW], [])
+    assert [name for name in relations(target.conn) if name.endswith("2p3")] == [
+        f"tbl_data_timeseries_s{ship}_2p3" for ship in (1, 2)
+    ]
+    target.write(event(Op.CREATE, "2.5", channel="/v1/me02//newer"))
+    assert target.govern(step_s=60).live_channels == ["/v1/me02//newer"]
+    assert shown(target, FIRST, NEW, "/v1/me02//newer") == [
+        (0, "x" * 18, None, "2.5"),
+        (15, None, "1.5", None),
+    ]
+    assert target.overflow() == []
+    assert check_tables(target.conn) == []
+    assert [system.suffix for system in require_registry(target.conn).parts(2)] == ["2p1", "2p2", "2p3"]
+
+
 def test_a_view_that_readers_hold_delays_the_channel_only(open_target: Open) -> None:
     """It is reported, and the next step goes on."""
     target = open_target()

@@ -12,7 +12,7 @@ from widetable.errors import ConfigurationError
 from widetable.planner import PAGE_BYTES, misfits
 from widetable.registry import Registry
 from widetable.sampling import ChannelSample, Sample
-from widetable.schema_plan import SchemaPlan, System, plan_schema
+from widetable.schema_plan import PlannedChannel, SchemaPlan, System, plan_schema
 from widetable.splitting import fit_problems, place_in_parts, require_columns, require_fit
 from widetable.wide_table import Column
 
@@ -109,6 +109,23 @@ def test_a_table_that_is_whole_stays_so() -> None:
     assert parts(grown) == [("2", 900)]
     with pytest.raises(ConfigurationError, match="table 2 \\(engine\\)"):
         require_fit(grown)
+
+
+def test_a_full_table_does_not_stand_in_the_way_of_another() -> None:
+    """It turned out larger than planned; what it has no room for gets a table of its own, and the rest stays."""
+    first = registered(place_in_parts(plan_of(655), None))
+    larger = plan_of(655, 30)
+    elsewhere = replace(
+        larger,
+        systems=(*larger.systems, System(4, "more", is_default=False)),
+        channels=(*larger.channels, PlannedChannel("/new", 4, "/new", "text")),
+    )
+    placed = place_in_parts(elsewhere, first)
+    require_fit(placed, first.channel_ids)
+    with pytest.raises(ConfigurationError, match="table 2 \\(engine\\)"):
+        require_fit(placed)
+    with pytest.raises(ConfigurationError, match="table 2 \\(engine\\)"):
+        require_fit(place_in_parts(plan_of(656, 30), first), first.channel_ids)
 
 
 def test_a_view_has_a_limit_of_its_own() -> None:
