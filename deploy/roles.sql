@@ -23,6 +23,7 @@
 \if :{?history}          \else \set history narrow_history \endif
 \if :{?writer}           \else \set writer wide_writer \endif
 \if :{?ddl}              \else \set ddl wide_ddl \endif
+\if :{?stats}            \else \set stats yes \endif
 
 SELECT :'side' = 'source' AS at_source, :'side' = 'target' AS at_target, current_database() AS database \gset
 
@@ -39,6 +40,19 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'history') \gexec
 GRANT CONNECT ON DATABASE :"database" TO :"debezium", :"history";
 GRANT USAGE ON SCHEMA :"narrow_schema" TO :"debezium", :"history";
 GRANT SELECT ON :"narrow_schema".:"narrow_table" TO :"debezium", :"history";
+
+-- Whether sessions of others work or wait is shown to this role only: `backfill` slows down for them, and `init` names
+-- what holds it up. It shows their statements, too; with -v stats=no both do without.
+SELECT rolsuper OR pg_has_role(current_user, 'pg_read_all_stats', 'MEMBER WITH ADMIN OPTION')
+       OR rolcreaterole AND current_setting('server_version_num')::int < 160000 AS may_grant_stats
+FROM pg_roles WHERE rolname = current_user \gset
+\if :stats
+  \if :may_grant_stats
+    GRANT pg_read_all_stats TO :"debezium", :"history";
+  \else
+    \warn 'pg_read_all_stats was not granted: let a superuser do it, or backfill sees only who waits for locks'
+  \endif
+\endif
 
 -- What else `init` would make, and would have to own the narrow table for.
 SELECT format('CREATE SCHEMA %I', :'heartbeat_schema')

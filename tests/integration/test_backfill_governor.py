@@ -8,12 +8,16 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from psycopg import conninfo, sql
+from pydantic import SecretStr
 
 from backfill import brake
 from backfill.brakes import Load
 from backfill.source_watch import SourceWatch
 from tests.backfill_world import World, wait_until
+from tests.roles import four_roles
 from widetable.errors import ExitCode
+from widetable.settings import SourceSettings
 
 pytest_plugins = ["tests.backfill_fixture"]
 pytestmark = pytest.mark.postgres
@@ -47,6 +51,28 @@ def test_sessions_that_work_and_wait_are_seen(emptied: World, watch: SourceWatch
         finally:
             holder.rollback()
             waiting.join()
+
+
+def test_the_role_of_the_script_sees_that_others_are_at_work(source_dsn: str, target_dsn: str) -> None:
+    """What `deploy/roles.sql` grants for it; without that a busy source looks idle."""
+    with (
+        four_roles(source_dsn, target_dsn, "governed") as roles,
+        closing(psycopg.connect(source_dsn, autocommit=True)) as other,
+        closing(psycopg.connect(source_dsn, autocommit=True)) as admin,
+        closing(SourceWatch(SourceSettings(dsn=SecretStr(roles.history)))) as watch,
+    ):
+
+        def active() -> int:
+            load = watch.look(None)
+            assert load is not None
+            return load.active
+
+        other.pgconn.send_query(b"SELECT pg_sleep(300)")
+        wait_until(lambda: active() >= 1, "a session of another role is seen at work")
+        name = str(conninfo.conninfo_to_dict(roles.history)["user"])
+        admin.execute(sql.SQL("REVOKE pg_read_all_stats FROM {}").format(sql.Identifier(name)))
+        assert active() == 0
+        other.cancel()
 
 
 def test_the_wal_of_the_slot_is_seen(emptied: World, watch: SourceWatch) -> None:
