@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,13 +63,23 @@ def end(process: Process) -> int:
     return code
 
 
-def test_sigterm_ends_the_consumer_in_every_state(product: Product, streaming: Pipeline) -> None:
-    """Starting, waiting for the database, busy, in an outage, idle; the last run goes on to the last sample."""
+def test_sigterm_ends_the_consumer_in_every_state(
+    product: Product, streaming: Pipeline, stack: Stack
+) -> None:
+    """Starting, waiting for either server, busy, in an outage of either, idle; nothing is lost on the way."""
     streaming.insert(0, 8)
     assert product.run("cdc-consumer", "schema", "apply", quiet=True).returncode == 0
 
     # Starting: before anything is begun, the interpreter's own end will do.
     assert end(product.start("cdc-consumer", "run")) in {0, -signal.SIGTERM}
+
+    # Waiting for a broker that takes the connection and does not answer.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        waiting = product.start("cdc-consumer", "run", environment={"CDC_KAFKA__BOOTSTRAP_SERVERS": address})
+        silent.settimeout(60)
+        silent.accept()
+        assert end(waiting) in {0, -signal.SIGTERM}
 
     target = conninfo.conninfo_to_dict(product.environment["CDC_TARGET__DSN"])
     with TcpProxy(str(target["host"]), int(str(target["port"]))) as proxy:
@@ -96,6 +107,15 @@ def test_sigterm_ends_the_consumer_in_every_state(product: Product, streaming: P
         streaming.insert(5_008, 1_000)
         time.sleep(GOVERN_EVERY_S + 1)  # each chore of the parent has begun, and hangs
         assert end(run) == 0
+
+    # In an outage of Kafka: the worker can't leave its group.
+    run = product.start("cdc-consumer", "run")
+    wait_for(says(run, '"claimed"'), "the consumer works")
+    stack.kafka.pause()
+    try:
+        assert end(run) == 0
+    finally:
+        stack.kafka.resume()
 
     # Idle: nothing was lost on the way.
     run = product.start("cdc-consumer", "run")
