@@ -75,6 +75,7 @@ def test_every_panel_has_data_and_every_alert_can_be_asked(pipeline: Pipeline, t
         assert server.label_values("consumergroup") == ["narrow_to_wide"]
         rules_work(server)
         page_knows(address, fleet.ships)
+        page_exports(address, fleet.ships[0])
 
 
 def wait_for_data(server: Prometheus, *, unlimited: bool) -> None:
@@ -128,6 +129,18 @@ def page_knows(address: str, ships: Sequence[str]) -> None:
     assert status["dead"] == {"infinity": 1}
     assert status["connector"] == "RUNNING"
     assert status["partitions"]
+
+
+def page_exports(address: str, ship: str) -> None:
+    """The history of one of its ships as a file, from the program that writes the stream meanwhile."""
+    period = {"from": (NOW - timedelta(days=1)).isoformat(), "to": NOW.isoformat()}
+    query = {"ship": ship, **period}
+    answer = httpx.get(f"http://{address}/export", params=query, trust_env=False, timeout=60)
+    header, *rows = answer.text.splitlines()
+    assert header.startswith("created_time,")
+    assert len(rows) > 10
+    status = httpx.get(f"http://{address}/status.json", trust_env=False, timeout=30).json()
+    assert [(it["ship"], it["state"]) for it in status["exports"]] == [(ship, "whole")]
 
 
 def wal_is_limited(source: str) -> bool:
