@@ -14,16 +14,23 @@ from psycopg import conninfo
 from cdc_consumer.app import GOVERN_EVERY_S
 from devstack.product import Process, Product
 from devstack.stack import Stack
-from tests.pipeline_world import Pipeline, wait_for
+from tests.pipeline_world import Pipeline, opened, pipeline_settings, wait_for
 from tests.tcp_proxy import TcpProxy
 from widetable.control import use_control
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(600)]
-pytest_plugins = ["tests.pipeline_fixture"]
 
 SHUTDOWN_S = 8.0
 SLACK_S = 12.0
 """For interpreters that start and end on a busy machine."""
+
+
+@pytest.fixture
+def streaming(stack: Stack, source_dsn: str, target_dsn: str) -> Iterator[Pipeline]:
+    """A pipeline after `init`."""
+    with opened(pipeline_settings(stack, source_dsn, target_dsn)) as pipeline:
+        pipeline.init()
+        yield pipeline
 
 
 @pytest.fixture
