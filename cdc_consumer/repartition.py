@@ -10,8 +10,9 @@ order is the guarantee:
 4. raise the topic's number
 5. start the connector; a new producer sees all partitions
 
-Interrupted, it finishes when run again. Where somebody raised the topic's number meanwhile, order is lost already:
-the new partitions are taken in from their begin, and a verify is demanded.
+Interrupted, it finishes when run again. Where somebody raised the topic's number meanwhile, order may be lost, and
+consumers stop at the partitions that they don't know, so that nobody is left to empty the old ones: the new ones are
+taken in from their begin at once, and a verify is demanded.
 """
 
 from __future__ import annotations
@@ -103,9 +104,8 @@ def _raise(
         topics.add_partitions(topic.name, partitions, only_try=True)
     deployment.connect.stop(deployment.settings.connector)
     report(f"stopped connector {deployment.settings.connector}")
-    strangers = [number for number in missing if number < topic.partitions]
-    unplanned = any(topics.end_offsets(topic.name, strangers).values()) if strangers else False
-    if not unplanned:  # else order is lost, and no consumer that meets an unknown partition runs
+    unplanned = any(number < topic.partitions for number in missing)
+    if not unplanned:  # else no consumer runs: each stops that meets an unknown partition, be it empty
         try:
             _drain(deployment, hand_off, known, wait_s)
         except BaseException:
