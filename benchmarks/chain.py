@@ -65,7 +65,7 @@ class Scale:
     steady_s: float
 
 
-FULL: Final = Scale(minutes=36, slow_minutes=5, repeats=5, bursts=12, steady_s=75)
+FULL: Final = Scale(minutes=54, slow_minutes=5, repeats=5, bursts=12, steady_s=60)
 QUICK: Final = Scale(minutes=8, slow_minutes=1, repeats=1, bursts=3, steady_s=10)
 SMOKE: Final = Scale(minutes=2, slow_minutes=1, repeats=1, bursts=1, steady_s=8)
 SCALES: Final = {"full": FULL, "quick": QUICK, "smoke": SMOKE}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from copy import deepcopy
@@ -11,33 +10,44 @@ from typing import Any, Final, LiteralString
 
 import confluent_kafka as ck
 import fastavro
+import httpx
 import numpy as np
+import numpy.typing as npt
 import psycopg
 from confluent_kafka.admin import AdminClient
+from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 
 from benchmarks import topic
 from benchmarks.chain import MINUTE_ROWS, NARROW, START, World, control_schema, succeed, wide_schema
 from benchmarks.content import tuples_written, wide_rows
 from benchmarks.stream import PARTITIONS, PIPELINE, Stream, consuming, end_offsets
+from cdc_consumer.exposition import BUCKET_STEP
+from cdc_consumer.metrics import BUCKETS_MS
 from devstack.databases import Server
 from devstack.fleet import LiveLoad, write_history
 from devstack.fleet.bursts import burst_of, minute_of
 from devstack.fleet.plan import Order
 from devstack.fleet.script import CALM
 from devstack.product import Product
+from devstack.service import free_port
 
 LIVE: Final = "live"
 STEADY_ROWS_PER_S: Final = 561.0
 CAPTURE_ROWS_PER_S: Final = 15_000
 """How fast Debezium delivers a burst, as measured; the pace at which both orders are played."""
 ORDER_MINUTES: Final = 2
+WARM_S: Final = 15.0
+"""Two bursts of the steady load, in which a new process reads schemas and meets its tables for the first time."""
 GRACE_S: Final = 120.0
+PUBLISHED_S: Final = 1.0
+"""A process tells its counts to the one that serves them twice a second."""
 STATISTICS_S: Final = 1.0
 """A session's counts are in the statistics by then, once it has ended."""
 FAR_MINUTES: Final = 10_000
 """Where bursts lie, in minutes behind the history, so that their rows are new."""
 
+Cumulative = npt.NDArray[np.float64]
 Events = list[tuple[str, bytes]]
 """(ship, framed value) each."""
 
@@ -146,35 +156,60 @@ def steady(world: World) -> dict[str, Any]:
     server: Server = world.stack.postgres.server
     server.drop_database("bench_live")
     dsn = server.create_database("bench_live")
-    settings = world.settings(LIVE, CDC_SOURCE__DSN=dsn, CDC_TARGET__DSN=dsn)
+    port, name = free_port(), f"{LIVE}.{NARROW}"
+    settings = world.settings(
+        LIVE, CDC_SOURCE__DSN=dsn, CDC_TARGET__DSN=dsn, CDC_CONSUMER__HTTP_PORT=str(port)
+    )
     product = Product(settings, world.folder)
-    report, name = world.folder / "steady.json", f"{LIVE}.{NARROW}"
     try:
         write_history(dsn, world.fleet, MINUTE_ROWS, START)  # tables are made for ships that are there
         succeed(product, "cdc-consumer", "schema", "apply")
         succeed(product, "cdc-consumer", "init")
-        process = product.start("cdc-consumer", "run", "--report", str(report))
+        process = product.start("cdc-consumer", "run")
         try:
             _wait_ledger(dsn, LIVE, "bool_and(owner IS NOT NULL)::int", 1)
             load = LiveLoad(dsn, world.fleet, start=START, rows_per_second=STEADY_ROWS_PER_S, mix=CALM)
             with load:
+                time.sleep(WARM_S)
+                before = _latencies(port)
                 time.sleep(world.scale.steady_s)
                 events = load.stop().events
             _wait_ledger(dsn, LIVE, "sum(next_offset)", events)
+            time.sleep(PUBLISHED_S)
+            after = _latencies(port)
         finally:
             process.terminate()
-        counts = json.loads(report.read_text())
         capture = _capture_ms(world, name)
     finally:
         product.run("cdc-consumer", "teardown", "--yes", quiet=True)
         server.drop_database("bench_live")
         AdminClient({"bootstrap.servers": world.stack.kafka.bootstrap}).delete_topics([name])
+    measured = {name: after[name] - before[name] for name in after}
     return {
-        "rows": counts["samples"],
-        **{name: counts[name] for name in ("apply_p50_ms", "apply_p99_ms", "total_p50_ms", "total_p99_ms")},
+        "rows": int(measured["apply"][-1]),
+        "apply_p50_ms": _quantile_ms(measured["apply"], 0.5),
+        "apply_p99_ms": _quantile_ms(measured["apply"], 0.99),
+        "total_p50_ms": _quantile_ms(measured["total"], 0.5),
+        "total_p99_ms": _quantile_ms(measured["total"], 0.99),
         "capture_p50_ms": float(np.quantile(capture, 0.5)),
         "capture_p99_ms": float(np.quantile(capture, 0.99)),
     }
+
+
+def _latencies(port: int) -> dict[str, Cumulative]:
+    """Events per bucket of the consumer's histograms so far, each with those of all lower buckets."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    return {
+        name: np.array([s.value for s in families[f"cdc_{name}_seconds"].samples if "le" in s.labels])
+        for name in ("apply", "total")
+    }
+
+
+def _quantile_ms(cumulative: Cumulative, share: float) -> float:
+    """The upper bound of the bucket that holds the quantile."""
+    bucket = int(np.searchsorted(cumulative, share * cumulative[-1]))
+    return float(BUCKETS_MS[::BUCKET_STEP][bucket])
 
 
 def _capture_ms(world: World, name: str) -> list[int]:

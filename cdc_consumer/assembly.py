@@ -115,6 +115,12 @@ class Assembly:
         """The lowest offset held of a partition; None where nothing is."""
         return min((chunk.low[partition] for chunk in self._chunks if partition in chunk.low), default=None)
 
+    def quiet_at_ms(self) -> float | None:
+        """When, by the wall, the next row may have been quiet for long enough; None where nothing is held."""
+        fronts = [next(iter(groups.values())) for groups in self._groups.values() if groups]
+        touched = min((group.touched.monotonic_ms for group in fronts), default=None)
+        return None if touched is None else touched + self._limits.hold_ms
+
     # -- in ----------------------------------------------------------------------------------------------
 
     def add(self, batch: pa.RecordBatch, clocks: dict[int, Clock]) -> None:

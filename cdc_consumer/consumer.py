@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 IDLE_WAIT_S: Final = 0.02
 """Longest wait for records while rows are held: bounds how late a quiet row is noticed."""
+LEAST_WAIT_S: Final = 0.001
+"""Shortest wait then: a row may be due by the wall, and its partition have more to read that is not here yet."""
 BACKOFF_S: Final = (0.2, 10.0)
 CALM_S: Final = 30.0
 """After so long without an outage, the next one is the first of its kind again."""
@@ -105,22 +107,33 @@ class Consumer:
 
     def _round(self, wait_s: float) -> None:
         settings = self._settings
-        wait = min(wait_s, IDLE_WAIT_S) if self._assembly.held_rows else wait_s
         asked = self._now()
+        wait = min(wait_s, self._patience_s(asked))
         polled = self._source.read(settings.poll_events, settings.batch_events, wait)
         started = self._now()
         if polled is not None:
             self._meter.took("consume", started - asked)
-        truncate = self._take_in(polled) if polled is not None else None
+        truncate = self._take_in(polled, started) if polled is not None else None
         with self._meter.stage("hold"):
-            released = self._assembly.take_all() if truncate else self._assembly.take(self._clocks())
+            clocks = self._clocks(self._now())
+            released = self._assembly.take_all() if truncate else self._assembly.take(clocks)
         self._apply(released)
         self._counts.busy_s += self._now() - started
         if truncate:
             raise truncate
 
-    def _take_in(self, polled: Polled) -> TruncateError | None:
-        """Decode and hold. A record of a partition that is not claimed (any more) is somebody else's."""
+    def _patience_s(self, now_s: float) -> float:
+        """How long to wait for records: no longer than until the next row that is held may be quiet."""
+        due_ms = self._assembly.quiet_at_ms()
+        if due_ms is None:
+            return float("inf")
+        return min(max(due_ms / 1000 - now_s, LEAST_WAIT_S), IDLE_WAIT_S)
+
+    def _take_in(self, polled: Polled, read_at_s: float) -> TruncateError | None:
+        """Decode and hold. A record of a partition that is not claimed (any more) is somebody else's.
+
+        Rows were touched when their samples were read: the time to decode them is not added to the hold.
+        """
         claimed = {number for number, partition in self._partitions.items() if partition.claim is not None}
         foreign = polled.newest_ms.keys() - claimed
         records = polled.records.without(foreign) if foreign else polled.records
@@ -141,7 +154,7 @@ class Consumer:
             self._partitions[cell.partition].dead.append(cell)
         self._meter.decoded(records, decoded)
         with self._meter.stage("hold"):
-            self._assembly.add(decoded.batch, self._clocks())
+            self._assembly.add(decoded.batch, self._clocks(read_at_s))
         return truncate
 
     def _doubtful(self, records: Records) -> list[int]:
@@ -171,10 +184,9 @@ class Consumer:
                 truncate = truncate or error
                 records = records.before(error.partition, error.offset)
 
-    def _clocks(self) -> dict[int, Clock]:
-        now_ms = self._now() * 1000
+    def _clocks(self, now_s: float) -> dict[int, Clock]:
         return {
-            number: Clock(now_ms, partition.record_ms, self._caught_up(number, partition))
+            number: Clock(now_s * 1000, partition.record_ms, self._caught_up(number, partition))
             for number, partition in self._partitions.items()
         }
 

@@ -101,10 +101,19 @@ class Decoder:
     # -- messages to events -----------------------------------------------------------------------------
 
     def _events(self, values: list[bytes | None]) -> Events:
-        """All messages at once if the usual schema wrote them all; else by schema."""
-        if self._fast and self._usual and (events := self._fast.events_if_uniform(values, self._usual)):
+        """All messages at once if one schema, the usual one, wrote them all; else by schema."""
+        usual = self._usual or self._guess(values)
+        if self._fast and usual and (events := self._fast.events_if_uniform(values, usual)):
+            self._usual = usual
             return events
         return merged(self._events_by_schema(values))
+
+    def _guess(self, values: list[bytes | None]) -> Envelope | None:
+        """The schema of the first message, before any is the usual one."""
+        try:
+            return self._envelope(schema_id_of(_frame(values[0]))) if values else None
+        except PoisonError:
+            return None
 
     def _events_by_schema(self, values: list[bytes | None]) -> Iterator[Events]:
         frames: dict[bytes | None, list[int]] = {}

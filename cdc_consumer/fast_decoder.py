@@ -38,6 +38,7 @@ from cdc_consumer.events import (
 from cdc_consumer.reference_decoder import ReferenceDecoder
 from cdc_consumer.row_plan import NAMES, Image, RowPlan, moved_samples
 from widetable.arrays import Index, Mask, mask, numbers, valid
+from widetable.arrays import text as constant
 from widetable.float8 import double_text
 from widetable.narrow import FORMATS, VALUE_COLUMNS, Op
 from widetable.values import bool_text, long_text
@@ -66,7 +67,7 @@ class FastDecoder:
     """
 
     def __init__(self, placeholder: str) -> None:
-        self._placeholder = placeholder
+        self._hidden = constant(placeholder)
         self._reference = ReferenceDecoder(placeholder)
         self._second_chance = ReferenceDecoder(placeholder, strict=True)
 
@@ -119,7 +120,7 @@ class FastDecoder:
         text = after.values.field("str_v")
         if text.null_count == len(text):
             return np.zeros(len(text), np.bool_)
-        hidden = mask(pc.equal(text, self._placeholder))
+        hidden = mask(pc.equal(text, self._hidden))
         for name, column in zip(FORMATS, VALUE_COLUMNS, strict=True) if hidden.any() else ():
             if column != "str_v":
                 named = mask(pc.equal(after.values.field("value_format"), name))

@@ -10,9 +10,9 @@ order is the guarantee:
 4. raise the topic's number
 5. start the connector; a new producer sees all partitions
 
-Interrupted, it finishes when run again. Where somebody raised the topic's number meanwhile, order may be lost, and
-consumers stop at the partitions that they don't know, so that nobody is left to empty the old ones: the new ones are
-taken in from their begin at once, and a verify is demanded.
+Interrupted, it finishes when run again. Where somebody raised the topic's number meanwhile, order may be lost,
+and consumers stop at partitions that they don't know, so that nobody is left to empty the old ones: the new ones
+are taken in from their begin at once, and a verify is demanded.
 """
 
 from __future__ import annotations

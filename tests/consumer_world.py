@@ -142,11 +142,13 @@ class FakeDecoder:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.meanwhile: Callable[[], None] = lambda: None  # what happens while a batch is decoded
         self.schemas_known = 1
         self.seen: list[tuple[int, int]] = []
 
     def decode(self, records: Records) -> Decoded:
         """Samples, dead cells and filtered events, as the values say."""
+        self.meanwhile()
         if self.error:
             raise self.error
         samples, dead, filtered = [], [], 0
@@ -301,9 +303,13 @@ class World(Membership):
             partition, {"ship_id": f"SHIP{partition}", "created_time": moment, "record_ms": 0, **more}
         )
 
+    def wait(self, for_ms: float) -> None:
+        """Let time go by."""
+        self.clock.now_s += for_ms / 1000
+
     def step(self, after_ms: float = 0) -> None:
         """One round, some time later."""
-        self.clock.now_s += after_ms / 1000
+        self.wait(after_ms)
         self.consumer.step(0.2)
 
     def settle(self, rounds: int = 6) -> None:

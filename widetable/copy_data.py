@@ -7,9 +7,9 @@ rows) or per shape (rows to merge, each line led by its job's key and the ordina
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from widetable.cells import BoolArray, Events, IntArray
@@ -18,6 +18,8 @@ from widetable.pivot import Pool, buffer_slice, lines, moment_text, ordinal_set_
 from widetable.places import WideCells, slots
 from widetable.rule import KINDS, NONE, Mode, Resolved
 from widetable.values import copy_escape
+
+LETTERS: Final = pa.array(KINDS, pa.string())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +133,7 @@ class Writing:
         if not len(chosen):
             return None
         version = self._resolved.version[chosen]
-        letters: npt.NDArray[np.str_] = np.array(KINDS)[self._resolved.kind[chosen]]
+        letters = LETTERS.take(pa.array(self._resolved.kind[chosen]))
         return version_text(
             line[self._cells.place[chosen]],
             len(rows),

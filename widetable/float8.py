@@ -26,6 +26,7 @@ FIRST_LARGE_EXPONENT: Final = 15
 LARGEST_PLAIN_INTEGER: Final = 1e15
 # Arrow prints non-integers in this range as plain numbers.
 ARROW_PLAIN_FROM, ARROW_PLAIN_UNTIL = 1e-4, 1e10
+REPR_PLAIN_FROM: Final = 1e-4
 EVERY_INTEGER_UNTIL: Final = 2.0**53
 MAX_DIGITS: Final = 17
 
@@ -70,6 +71,8 @@ def exact_text(number: float) -> str:
         return f"{sign}Infinity"
     if size == 0:
         return f"{sign}0"
+    if REPR_PLAIN_FROM <= size < LARGEST_PLAIN_INTEGER:  # Python prints what PostgreSQL does
+        return sign + repr(size).removesuffix(".0")
     digits, exponent = _shortest(size)
     return sign + _laid_out(digits.rstrip("0"), exponent)
 

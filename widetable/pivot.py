@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from widetable.arrays import text as constant
 from widetable.cells import IntArray
 
 MAX_SLOTS: Final = 2_000_000
 """Rows x columns pivoted at a time: bounds memory (about 40 MB) for samples at unaligned moments."""
 
 NULL_TEXT: Final = "\\N"
+NOTHING, TAB, END_OF_LINE, COMMA, QUOTE = map(constant, ("", "\t", "\n", ",", '"'))
+LIST, LETTER, END_OF_LIST, NO_ORDINALS = map(constant, ('":[', ',"', '"]', "[]"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,8 +46,8 @@ def lines(pool: Pool, row: IntArray, slot: IntArray, text: IntArray, rows: int, 
     index[row * width + slot] = text
     fields = pool.texts.take(pa.array(index))
     offsets = np.arange(0, rows * width + 1, width, dtype=np.int32)
-    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), fields), "\t")
-    return pc.binary_join_element_wise(joined, "", "\n")
+    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), fields), TAB)
+    return pc.binary_join_element_wise(joined, NOTHING, END_OF_LINE)
 
 
 def buffer_slice(text: pa.StringArray, start: int, stop: int) -> memoryview:
@@ -85,7 +87,7 @@ def version_text(
     ordinal: IntArray,
     epoch: IntArray,
     lsn: IntArray,
-    kind: npt.NDArray[np.str_],
+    kind: pa.StringArray,
 ) -> pa.StringArray:
     """The `_x` object of each group as JSON text: ``{"ordinal": [epoch, lsn, "kind"], ...}``.
 
@@ -93,21 +95,23 @@ def version_text(
     """
     order = np.argsort(group, kind="stable")
     number = [pa.array(part[order]).cast(pa.string()) for part in (ordinal, epoch, lsn)]
-    letter = pa.array(kind[order], pa.string())
+    letter = kind.take(pa.array(order))
     entry = pc.binary_join_element_wise(
-        '"', number[0], '":[', number[1], ",", number[2], ',"', letter, '"]', ""
+        QUOTE, number[0], LIST, number[1], COMMA, number[2], LETTER, letter, END_OF_LIST, NOTHING
     )
     return _joined(entry, group[order], groups, "{", "}")
 
 
 def ordinal_set_text(group: IntArray, groups: int, ordinal: IntArray) -> pa.StringArray:
     """The ordinals of each group as a JSON array of strings, for the ``?`` operator; ``[]`` where none."""
+    if not len(group):
+        return pa.repeat(NO_ORDINALS, groups)
     order = np.argsort(group, kind="stable")
-    entry = pc.binary_join_element_wise('"', pa.array(ordinal[order]).cast(pa.string()), '"', "")
+    entry = pc.binary_join_element_wise(QUOTE, pa.array(ordinal[order]).cast(pa.string()), QUOTE, NOTHING)
     return _joined(entry, group[order], groups, "[", "]")
 
 
 def _joined(entry: pa.StringArray, group: IntArray, groups: int, left: str, right: str) -> pa.StringArray:
     offsets = np.searchsorted(group, np.arange(groups + 1)).astype(np.int32)
-    listed = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), entry), ",")
-    return pc.binary_join_element_wise(left, listed, right, "")
+    listed = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), entry), COMMA)
+    return pc.binary_join_element_wise(constant(left), listed, constant(right), NOTHING)

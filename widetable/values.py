@@ -47,6 +47,8 @@ DETAILS: Final = {
     NUL: "a NUL character, which PostgreSQL text can't hold",
 }
 NO_COLUMN: Final = -1
+FORMAT_NAMES: Final = pa.array(FORMATS, pa.string())
+NO_TEXT: Final = pa.scalar(None, pa.string())
 
 NATIVE_COLUMN: Final[dict[str, int]] = {"float8": 0, "int8": 1, "bool": 3}
 """A value from `VALUE_COLUMNS[i]` fits this column type by construction."""
@@ -157,15 +159,14 @@ def value_sql(alias: str) -> str:
 
 
 def _format_index(formats: pa.StringArray) -> Index:
-    index = pc.index_in(formats, value_set=pa.array(FORMATS))
+    index = pc.index_in(formats, value_set=FORMAT_NAMES)
     return numbers(index, NO_COLUMN)
 
 
 def _chosen(texts: list[pa.StringArray], is_set: Mask, column: npt.NDArray[np.int8]) -> pa.StringArray:
     """The text of the chosen column of each sample; NULL where none is chosen."""
     if not (is_set.sum(axis=0) == (column != NO_COLUMN)).all():
-        nothing = pa.scalar(None, pa.string())
-        texts = [pc.if_else(pa.array(column == i), text, nothing) for i, text in enumerate(texts)]
+        texts = [pc.if_else(pa.array(column == i), text, NO_TEXT) for i, text in enumerate(texts)]
     return pc.coalesce(*[text for text in texts if text.null_count < len(text)] or texts[:1])
 
 
@@ -215,7 +216,7 @@ def fits(value: pa.StringArray, column_type: ColumnType, column: npt.NDArray[np.
 
 def _exact_float(text: pa.StringArray) -> Mask:
     number = mask(pc.match_substring_regex(text, FLOAT_PATTERN))
-    fit = mask(pc.is_in(text, value_set=pa.array(FLOAT_WORDS)))
+    fit = mask(pc.is_in(text, value_set=pa.array(FLOAT_WORDS, pa.string())))
     candidates = text.filter(pa.array(number))
     fit[number] = mask(pc.equal(double_text(pc.cast(candidates, pa.float64())), candidates))
     return fit
@@ -230,7 +231,7 @@ def _exact_integer(text: pa.StringArray) -> Mask:
 
 
 def _exact_boolean(text: pa.StringArray) -> Mask:
-    return mask(pc.is_in(text, value_set=pa.array(["true", "false"])))
+    return mask(pc.is_in(text, value_set=pa.array(["true", "false"], pa.string())))
 
 
 _EXACT: Final = {"float8": _exact_float, "int8": _exact_integer, "bool": _exact_boolean}
@@ -239,10 +240,23 @@ _EXACT: Final = {"float8": _exact_float, "int8": _exact_integer, "bool": _exact_
 def copy_escape(text: pa.StringArray) -> pa.StringArray:
     """`text` as COPY's text format wants it: backslash, tab, newline and carriage return escaped, NULL kept.
 
-    One pass over the bytes decides; text that needs nothing, nearly all of it, is returned as it is.
+    One pass over the bytes decides; text that needs nothing, nearly all of it, is returned as it is, and where
+    some does, only that is rewritten.
     """
-    content = text_bytes(text)
+    content, found = text_bytes(text), np.zeros(len(text), np.bool_)
+    for character, _ in COPY_ESCAPES:
+        if len(at := np.flatnonzero(content == ord(character))):
+            found[_holders(text, at)] = True
+    if not found.any():
+        return text
+    rewritten = text.filter(pa.array(found))
     for character, escape in COPY_ESCAPES:
-        if (content == ord(character)).any():
-            text = pc.replace_substring(text, character, escape)
-    return text
+        rewritten = pc.replace_substring(rewritten, character, escape)
+    return pc.replace_with_mask(text, pa.array(found), rewritten)
+
+
+def _holders(text: pa.StringArray, places: Index) -> Index:
+    """Which strings hold the bytes at these places of `text_bytes`."""
+    offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset : text.offset + len(text) + 1]
+    holders: Index = np.searchsorted(offsets - offsets[0], places, side="right") - 1
+    return holders

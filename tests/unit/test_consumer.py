@@ -117,6 +117,27 @@ def test_the_wait_is_short_only_while_rows_are_held() -> None:
     assert world.source.waits[-1] == 0.2
 
 
+def test_a_quiet_row_is_waited_for_no_longer_than_its_hold() -> None:
+    """The last wait ends when the row may be quiet, not a whole wait later."""
+    world = started(0)
+    world.sample()
+    world.step()
+    world.step(after_ms=HOLD_MS - 5)
+    assert world.source.waits[-1] == pytest.approx(0.005, abs=1e-6)
+
+
+def test_the_time_to_decode_is_not_added_to_the_hold() -> None:
+    """A row is quiet since its samples were read; what decoding them took has passed already."""
+    world = started(0)
+    world.sample()
+    world.decoder.meanwhile = lambda: world.wait(HOLD_MS - 10)
+    world.step()
+    assert world.ledger.applied(0) == []
+    world.decoder.meanwhile = lambda: None
+    world.step(after_ms=10)
+    assert world.ledger.applied(0) == [0]
+
+
 def test_the_counts_tell_what_happened() -> None:
     """Records, samples, dead records, batches, and the time from Kafka to the committed row."""
     world = started(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -92,13 +93,30 @@ def test_far_moments_do_not_change_their_neighbours() -> None:
 def test_versions_are_one_json_object_per_group() -> None:
     """Entries come in any order; a group without any is empty."""
     text = version_text(
-        array(2, 0, 2), 3, array(7, 5, 12), array(1, 2, 3), array(2**63 - 1, 0, 9), np.array(["u", "s", "d"])
+        array(2, 0, 2), 3, array(7, 5, 12), array(1, 2, 3), array(2**63 - 1, 0, 9), pa.array(["u", "s", "d"])
     )
     assert [json.loads(part) for part in text.to_pylist()] == [
         {"5": [2, 0, "s"]},
         {},
         {"7": [1, 2**63 - 1, "u"], "12": [3, 9, "d"]},
     ]
+
+
+def test_no_text_is_made_with_a_look_for_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow looks for dateutil wherever it has to infer the type of a str: dearer than a small batch's texts."""
+    looked_for = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            looked_for.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    pool = Pool.of(pa.array(["a", "b"], pa.string()))
+    lines(pool, array(0, 1), array(0, 1), array(1, 2), 2, 2)
+    version_text(array(0), 1, array(5), array(1), array(2), pa.array(["u"], pa.string()))
+    ordinal_set_text(array(0), 1, array(4))
+    assert looked_for == []
 
 
 def test_ordinal_sets_are_json_arrays_of_strings() -> None:
