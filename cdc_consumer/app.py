@@ -35,7 +35,7 @@ from cdc_consumer.registry import open_registry
 from cdc_consumer.settings import Settings
 from cdc_consumer.settle import Settler
 from cdc_consumer.source import Source, read_ahead
-from cdc_consumer.status_page import Sources, StatusPage, exports_at_once
+from cdc_consumer.status_page import Sources, StatusPage
 from cdc_consumer.supervisor import Chore, Supervisor
 from cdc_consumer.target import Target
 from cdc_consumer.target_facts import TargetFacts, facts_of
@@ -144,7 +144,7 @@ def run(settings: Settings, report: Path | None = None) -> None:
                 rates,
                 lambda: read_fleet(settings),
             )
-            exports = Exports(lambda: export_session(settings.target), exports_at_once(settings.consumer))
+            exports = Exports(lambda: export_session(settings.target), settings.consumer.page_exports)
             page = StatusPage(settings.consumer, sources, exports)
             probe = Probe(supervisor.snapshot, supervisor.alive_s, supervisor.ready, watched, page.answer)
             server = serve(settings.consumer.http_host, settings.consumer.http_port, probe)

@@ -120,7 +120,7 @@ _ENTRIES: Final = (
         "cdc_chore_failures_total",
         "counter",
         "times",
-        "Times that a chore of the parent failed: settle, govern, watch, facts, rates.",
+        "Times that a chore of the parent failed: settle, govern, watch.",
         "chore",
     ),
     # -- the group

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Condition
+from time import monotonic
 from typing import Any, Final, Literal
 
 import structlog
@@ -38,7 +39,9 @@ PIECE_BYTES: Final = 64 << 10
 ENDED: Final = 5
 """Exports that are over and still shown."""
 STOP_S: Final = 2.0
-"""How long the end of the program waits for exports to notice it."""
+"""How long the end of the program waits for exports to notice it, for all of them together."""
+MIN_CANCEL_S: Final = 0.1
+"""What the last session that is cancelled gets at least."""
 SHOWN_ROWS: Final = 10
 SHOWN_COLUMNS: Final = 9
 SHOWN_LETTERS: Final = 100
@@ -149,17 +152,23 @@ class Exports:
         return Stream(self._pieces(transfer, found), headers, lambda whole: self._end(transfer, whole=whole))
 
     def close(self) -> None:
-        """Break off what is under way; what hangs on a client that does not read ends with the program."""
+        """Break off what is under way, within `STOP_S` for all exports together.
+
+        What hangs on a client that does not read, or on a target that does not hear, ends with the program.
+        """
+        deadline = monotonic() + STOP_S
         with self._changed:
             self._stopping = True
             sessions = [transfer.conn for transfer in self._running if transfer.conn]
         for conn in sessions:
+            if (left_s := deadline - monotonic()) <= 0:
+                break  # the target hears nobody; a supervisor does not wait for each
             try:
-                conn.cancel_safe(timeout=STOP_S)
+                conn.cancel_safe(timeout=max(MIN_CANCEL_S, left_s))
             except Exception as error:  # noqa: BLE001 - it ends with the program at the latest
                 log.info("export_not_cancelled", error=str(error))
         with self._changed:
-            self._changed.wait_for(lambda: not self._running, STOP_S)
+            self._changed.wait_for(lambda: not self._running, max(0.0, deadline - monotonic()))
 
     def _begin(self, transfer: Transfer) -> Transfer:
         with self._changed:

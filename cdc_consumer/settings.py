@@ -166,12 +166,12 @@ class ConsumerSettings(Section):
         "auto",
         description="Status page at `/` of that port; auto: only where the address is loopback, for this machine.",
     )
-    page_exports: int | None = Field(
-        None,
+    page_exports: int = Field(
+        0,
         ge=0,
         le=16,
-        description="Exports of wide rows from that page at a time; 0 is none. Unset: 2 with `auto`, else none, for"
-        " whoever reaches the page could take the data.",
+        description="Exports of wide rows from that page at a time; 0 is none. Whoever reaches the page, through a"
+        " proxy on this machine, too, takes rows without a login to the database.",
     )
     dead_in_a_row: int = Field(100, ge=1, description="Stop after so many dead records in a row.")
     dead_share: float = Field(0.01, gt=0, le=1, description="Stop when this share of recent records is dead.")

@@ -38,7 +38,6 @@ FILES: Final = {
     "/export.js": ("export.js", "text/javascript; charset=utf-8"),
 }
 PATHS: Final = frozenset({*FILES, "/status.json", "/export.json", "/export"})
-EXPORTS_AT_ONCE: Final = 2
 SAFE: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -69,8 +68,8 @@ OFF: Final = Answer(
 )
 NO_EXPORTS: Final = Answer(
     404,
-    b"exports from the status page are off here: CDC_CONSUMER__PAGE_EXPORTS says how many there may be at a time;"
-    b" `backfill export` writes the same file\n",
+    b"exports from the status page are off: CDC_CONSUMER__PAGE_EXPORTS=2 allows two at a time to whoever reaches"
+    b" this port; `backfill export` writes the same file\n",
 )
 ELSEWHERE: Final = Answer(403, b"another web page asked for this: use the status page itself\n")
 TOO_OLD: Final = Answer(
@@ -93,13 +92,6 @@ def is_shown(settings: ConsumerSettings) -> bool:
     return settings.status_page == "on" or (
         settings.status_page == "auto" and is_loopback(settings.http_host)
     )
-
-
-def exports_at_once(settings: ConsumerSettings) -> int:
-    """How many exports there may be: whoever reaches a port beyond this machine gets none unless that is said."""
-    if settings.page_exports is not None:
-        return settings.page_exports
-    return EXPORTS_AT_ONCE if settings.status_page == "auto" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +130,8 @@ class StatusPage:
         """The answer to a path of the page; None where it is none of ours."""
         if request.path not in PATHS:
             return None
-        # Where only this machine may look, so may no web page that made its own name point here.
+        # Where only this machine may look, so may no web page that made its own name point here. It is no login: a
+        # proxy on this machine names this machine, whoever asks the proxy.
         host = request.host.rpartition(":")[0] or request.host
         if not self._shown or (self._local and not is_loopback(host)):
             return OFF
@@ -157,6 +150,7 @@ class StatusPage:
     def _export(self, request: Request) -> Answer | Stream:
         if not self._exports.at_once:
             return NO_EXPORTS
+        # Browsers say so to HTTPS and to loopback only; elsewhere a login in a proxy is the guard.
         if request.site not in {"", "none", "same-origin"}:
             return ELSEWHERE
         if request.path == "/export.json":

@@ -20,16 +20,18 @@ FIRST: list[list[str | None]] = [
 
 @dataclass
 class FakeSession:
-    """A session that knows whether it is closed."""
+    """A session that knows whether it is closed; `cancel` is what it does when it is to break off."""
 
     closed: bool = False
+    cancel: Callable[[float], None] = lambda _timeout: None
 
     def close(self) -> None:
         """End it."""
         self.closed = True
 
     def cancel_safe(self, *, timeout: float) -> None:
-        """Nothing is under way."""
+        """By default nothing is under way."""
+        self.cancel(timeout)
 
 
 class FakeExport(Export):

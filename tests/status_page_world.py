@@ -18,7 +18,7 @@ from cdc_consumer.monitor import Answer, Probe, Request, Stream, serve
 from cdc_consumer.page_exports import Exports
 from cdc_consumer.rates import EVERY_S, Point, Rates
 from cdc_consumer.settings import ConsumerSettings
-from cdc_consumer.status_page import Sources, StatusPage, exports_at_once
+from cdc_consumer.status_page import Sources, StatusPage
 from cdc_consumer.target_facts import Gauges
 from widetable.errors import UnreachableError
 from widetable.postgres import Connection
@@ -126,7 +126,7 @@ class PageWorld:
             self._read,
         )
         chosen = ConsumerSettings(**settings)
-        exports = self.exports or Exports(no_target, exports_at_once(chosen))
+        exports = self.exports or Exports(no_target, chosen.page_exports)
         return StatusPage(chosen, sources, exports, lambda: self.now_s)
 
     def _watched(self) -> Gauges:

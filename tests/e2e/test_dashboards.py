@@ -62,7 +62,8 @@ def test_every_panel_has_data_and_every_alert_can_be_asked(pipeline: Pipeline, t
     write_history(pipeline.source, fleet, 2_000, NOW - timedelta(hours=1))
     pipeline.hand_off("--channels", str(channels))
     address = f"127.0.0.1:{free_port()}"
-    pipeline.consume(environment={"CDC_CONSUMER__HTTP_PORT": address.partition(":")[2]})
+    port = address.partition(":")[2]
+    pipeline.consume(environment={"CDC_CONSUMER__HTTP_PORT": port, "CDC_CONSUMER__PAGE_EXPORTS": "1"})
     with ExitStack() as stack:
         exporter = stack.enter_context(page_of_metrics(KAFKA_EXPORTER))
         server = stack.enter_context(prometheus(tmp_path, address, exporter))

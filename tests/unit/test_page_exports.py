@@ -19,7 +19,6 @@ from cdc_consumer.export_query import export_request, file_name
 from cdc_consumer.monitor import Answer, Request, Stream
 from cdc_consumer.page_exports import Exports
 from cdc_consumer.settings import ConsumerSettings
-from cdc_consumer.status_page import exports_at_once
 from tests.fake_exports import CHANNELS, FIRST, QUERY, FakeTarget
 from tests.status_page_world import PageWorld
 from tests.waiting import wait_until
@@ -163,16 +162,17 @@ def test_only_so_many_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("settings", "status"),
     [
-        pytest.param({}, 200, id="for this machine"),
-        pytest.param({"page_exports": 0}, 404, id="none are wanted"),
+        pytest.param({}, 404, id="for this machine, not asked for"),
+        pytest.param({"page_exports": 1}, 200, id="for this machine, asked for"),
         pytest.param({"status_page": "on"}, 404, id="beyond this machine, not asked for"),
         pytest.param({"status_page": "on", "page_exports": 1}, 200, id="beyond this machine, asked for"),
     ],
 )
-def test_beyond_this_machine_exports_must_be_asked_for(settings: dict[str, Any], status: int) -> None:
-    """A page that was opened to others before it had exports must not give the data away."""
-    exports = FakeTarget().exports(exports_at_once(ConsumerSettings.model_validate(settings)))
-    assert ask(exports, f"/export?{QUERY}", **settings).status == status
+def test_exports_must_be_asked_for(settings: dict[str, Any], status: int) -> None:
+    """Nobody logs in to the page, and a proxy before it says that it is this machine."""
+    exports = FakeTarget().exports(ConsumerSettings.model_validate(settings).page_exports)
+    answer = ask(exports, f"/export?{QUERY}", **settings)
+    assert (answer.status, b"CDC_CONSUMER__PAGE_EXPORTS=" in answer.body) == (status, status == 404)
     told = json.loads(ask(exports, "/status.json", **settings).body)["exports"]
     assert (told is None) == (status == 404)
 
@@ -262,3 +262,23 @@ def test_the_end_of_the_program_waits_for_no_export(monkeypatch: pytest.MonkeyPa
             next(pieces)
     refused = ask(exports, f"/export.json?{QUERY}")
     assert (refused.status, b"is being stopped" in refused.body) == (503, True)
+
+
+def test_many_exports_of_a_deaf_target_share_one_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor's patience does not grow with the number of exports."""
+    now_s, waited = [100.0], []
+
+    def hears_nothing(timeout: float) -> None:
+        waited.append(timeout)
+        now_s[0] += timeout if len(waited) > 1 else 1.5
+        raise RetryableError("no answer")
+
+    monkeypatch.setattr(page_exports, "monotonic", lambda: now_s[0])
+    target = FakeTarget()
+    exports = target.exports(at_once=16)
+    for _ in range(16):
+        assert isinstance(exports.download(QUERY), Stream)
+    for session in target.sessions:
+        session.cancel = hears_nothing
+    exports.close()
+    assert waited == [2.0, 0.5]
