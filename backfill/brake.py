@@ -1,7 +1,7 @@
 """The brake of a copy: looks at the source now and then, and what slows down a command that works alone.
 
-In: what the source has to do, and what was copied. Out: waiting. Guarantee: whoever waits here has no transaction
-open and no slice claimed.
+In: what the source has to do, what was copied, and how long that took. Out: waiting. Guarantee:
+whoever waits here has no transaction open and no slice claimed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from backfill.source_watch import SourceWatch
 from widetable.errors import PartialError
 
 SOURCE_LOOK_S: Final = 5.0
+STEP_S: Final = 0.5
+"""Of a rest: between two steps whoever rests looks again, at the source and for a signal."""
 
 
 class Brake:
@@ -71,7 +73,7 @@ class LoneBrake:
             stopping,
         )
         self._brake = Brake(settings, self._slow_down)
-        self._share, self._told, self._began_s = 1.0, "", 0.0
+        self._share, self._told = 1.0, ""
 
     def wait(self) -> None:
         """Look at the source, and wait while the slot retains too much WAL.
@@ -83,15 +85,26 @@ class LoneBrake:
             if self._stopping():
                 raise PartialError(f"stopped while it was {self._told}")
             self._nap(PAUSED_S)
-        self._began_s = time.monotonic()
 
-    def rest(self, rows: int) -> None:
-        """Rest after a part, for the source and for the limit of rows per second."""
-        worked_s = time.monotonic() - self._began_s
-        for_source_s = worked_s * (1 / max(self._share, MIN_SHARE) - 1)
+    def rest(self, rows: int, worked_s: float) -> None:
+        """Rest after a part, for the source and for the limit of rows per second, or until asked to stop.
+
+        The source is looked at meanwhile: a rest that began while it was busy ends sooner when it is calm.
+
+        Args:
+            rows: rows of the part.
+            worked_s: seconds that it took, without waiting for a database that was away.
+        """
         for_limit_s = rows / self._rows_per_s - worked_s if self._rows_per_s else 0.0
-        if (left_s := max(for_source_s, for_limit_s)) > 0:
-            self._nap(left_s)
+        rested_s = 0.0
+        while not self._stopping():
+            for_source_s = worked_s * (1 / max(self._share, MIN_SHARE) - 1)
+            if (left_s := max(for_source_s, for_limit_s) - rested_s) <= 0:
+                return
+            self._nap(nap_s := min(STEP_S, left_s))
+            rested_s += nap_s
+            if nap_s < left_s:
+                self._look()
 
     def close(self) -> None:
         """End the session on the source."""

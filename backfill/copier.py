@@ -68,7 +68,7 @@ class Copier:
             except TooLargeError as size:
                 left += reversed(cut_evenly(part, size.first_us, size.last_us, size.parts))
                 continue
-            self._brake.rest(copied.rows)
+            self._brake.rest(copied.rows, self.writer.worked_s)
             total += copied
         return total
 

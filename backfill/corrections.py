@@ -126,7 +126,7 @@ class Corrections:
             if version is not None:
                 self._brake.wait()
                 tally.applied += self._writer.run(partial(self._write, batch))
-                self._brake.rest(batch.num_rows)
+                self._brake.rest(batch.num_rows, self._writer.worked_s)
             tally.rows = file.rows
             self._progress(tally)
         tally.rows = file.rows

@@ -88,11 +88,15 @@ class PatientWriter:
         settings: where the target is, how often to try and how long to wait.
         command: what the session is for.
         nap: waits for some seconds between two attempts.
+
+    Attributes:
+        worked_s: seconds that the last work took, without the attempts that failed.
     """
 
     def __init__(self, settings: Settings, command: str, nap: Callable[[float], object] = time.sleep) -> None:
         self._settings, self._command, self._nap = settings, command, nap
         self._open: tuple[Connection, Writer] | None = None
+        self.worked_s = 0.0
 
     def run(self, work: Callable[[Connection, Writer], T]) -> T:
         """Do some work with the session; it is tried again, on a new session, after what may pass.
@@ -105,7 +109,11 @@ class PatientWriter:
         for attempt in range(section.attempts):
             try:
                 with target_errors(f"backfill {self._command}"):
-                    return work(*self._session())
+                    session = self._session()
+                    began_s = time.monotonic()
+                    done = work(*session)
+                    self.worked_s = time.monotonic() - began_s
+                    return done
             except (RetryableError, UnreachableError):
                 self.close()
                 if attempt == section.attempts - 1:

@@ -253,6 +253,7 @@ def test_retry_and_import_pause_while_the_slot_retains_too_much(
 
     monkeypatch.setattr("backfill.brake.SOURCE_LOOK_S", 0.0)
     monkeypatch.setattr("backfill.brake.PAUSED_S", 0.0)
+    monkeypatch.setattr("backfill.brake.STEP_S", 60.0)  # a rest in one: no looks but those before a part
     monkeypatch.setattr(SourceWatch, "look", look)
     assert failed.backfill("retry", "--rate-limit", "1e9", "--ship-id", SHIPS[0]) == ExitCode.DONE
     half = len(second_and_third(failed)) // len(SHIPS) // 2

@@ -12,7 +12,8 @@ from backfill.brake import LoneBrake
 from backfill.brakes import Load
 from backfill.settings import BackfillSettings, Settings
 from backfill.source_watch import SourceWatch
-from widetable.errors import PartialError
+from backfill.writing import PatientWriter
+from widetable.errors import PartialError, UnreachableError
 from widetable.settings import SourceSettings, TargetSettings
 
 SETTINGS = Settings(
@@ -76,13 +77,17 @@ def test_a_signal_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_rests_in_proportion_while_the_source_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the time, then three quarters, and less again when the source has less to do."""
-    scene = Scene([BUSY, BUSY, CALM, CALM, CALM])
+    scene = Scene([None])
     lone = scene.brake(monkeypatch)
-    for _ in range(5):
+    rests = []
+    for load in (BUSY, BUSY, CALM, CALM, CALM):
+        scene.loads = [load, None]
         lone.wait()
-        scene.now_s += 3.0
-        lone.rest(rows=10**9)
-    assert scene.naps == pytest.approx([3.0, 9.0, 5.0, 7 / 3, 5 / 9])
+        began_s = scene.now_s
+        lone.rest(rows=10**9, worked_s=3.0)
+        rests.append(scene.now_s - began_s)
+    assert rests == pytest.approx([3.0, 9.0, 5.0, 7 / 3, 5 / 9])
+    assert max(scene.naps) <= 0.5
     assert [text.partition(":")[0] for text in scene.told] == [
         "slowed to 50%",
         "slowed to 25%",
@@ -97,9 +102,46 @@ def test_a_limit_of_rows_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene([CALM])
     lone = scene.brake(monkeypatch, rows_per_s=1_000)
     lone.wait()
-    scene.now_s += 2.0
-    lone.rest(rows=5_000)
+    lone.rest(rows=5_000, worked_s=2.0)
     lone.wait()
-    scene.now_s += 2.0
-    lone.rest(rows=500)
-    assert scene.naps == [3.0]
+    lone.rest(rows=500, worked_s=2.0)
+    assert sum(scene.naps) == 3.0
+
+
+def test_a_rest_ends_soon_after_the_source_is_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was a rest of five minutes when it began is none once the source has nothing else to do; it is told."""
+    scene = Scene([BUSY] * 6 + [CALM])
+    lone = scene.brake(monkeypatch)
+    for _ in range(5):
+        lone.wait()
+    lone.rest(rows=1, worked_s=20.0)
+    assert scene.now_s < 10.0
+    assert scene.told[-1].startswith("slowed to 7")
+
+
+def test_a_signal_ends_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is in work then."""
+    scene = Scene([BUSY], stop_at_s=2.0)
+    lone = scene.brake(monkeypatch)
+    lone.wait()
+    lone.rest(rows=1, worked_s=60.0)
+    assert scene.now_s == 2.0
+
+
+def test_a_target_that_was_away_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither attempts that fail nor the waits between them make the rest longer."""
+    scene = Scene([CALM])
+    monkeypatch.setattr("backfill.writing.time.monotonic", lambda: scene.now_s)
+    monkeypatch.setattr(PatientWriter, "_session", lambda _self: (None, None))
+    tries: list[int] = []
+
+    def work(*_session: object) -> str:
+        tries.append(len(tries))
+        scene.now_s += 3.0
+        if len(tries) < 4:
+            raise UnreachableError("away")
+        return "done"
+
+    writer = PatientWriter(SETTINGS, "retry", scene.nap)
+    assert writer.run(work) == "done"
+    assert (writer.worked_s, scene.now_s) == (3.0, 19.0)
