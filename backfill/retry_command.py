@@ -51,17 +51,19 @@ def retry(
     The file has a line `ship,start,end` for each range (no time zone; start inclusive, end exclusive, empty is
     no bound), as `backfill status --failed --csv` writes it. Copying a range twice is harmless.
 
-    Exits 0 when all ranges are copied, 5 when some are left: they are in the still-failed file.
+    Exits 0 when all ranges are copied, 5 when some are left: they are in the still-failed file. Exits 4 without
+    that file when a signal came and what was under way did not end in time: give the same FILE again.
     """
     settings = environment.load(Settings)
     logs.configure(settings.log)
     request = RetryRequest(file, ships, delay_s, rows_per_s, dry_run=dry_run, no_handoff=no_handoff)
     if still_failed is None and file is not None:
         still_failed = file.with_name(f"{file.stem}.still-failed.csv")
+    leftover = Leftover(None if dry_run else still_failed)
     with (
-        within_grace(settings.backfill.shutdown_s),
+        within_grace(settings.backfill.shutdown_s, leftover.discard),
         listening() as wish,
-        closing(Leftover(None if dry_run else still_failed)) as leftover,
+        closing(leftover),
     ):
         job = Retry(settings, request, wish, lambda line: click.echo(line, err=True), leftover.write)
         tally = job.run()
@@ -91,6 +93,11 @@ class Leftover:
             self._file = self._stack.enter_context(whole_file(self.path))
             self._file.write(HEADER_LINE)
         self._file.write(lines)
+
+    def discard(self) -> None:
+        """Remove what was written: the program ends before the file is whole."""
+        if self._file is not None:
+            Path(self._file.name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give the file its name, also where the retry was broken off."""

@@ -6,8 +6,10 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import psycopg
@@ -105,8 +107,33 @@ def test_commands_of_one_process_end_within_the_grace_period(command: list[str])
             child.kill()
     assert (child.returncode, said) == (
         ExitCode.UNREACHABLE,
-        "error: not ended 0.5 s after the signal: a database does not answer\n",
+        "error: not ended 0.5 s after the signal: what was under way took longer, or a database does not answer\n",
     )
+
+
+HANGS = """
+import signal, sys, threading
+from pathlib import Path
+from backfill.grace import within_grace
+from backfill.retry_command import Leftover
+from backfill.runner import listening
+
+path = Path(sys.argv[1])
+leftover = Leftover(path)
+with within_grace(0.1, leftover.discard), listening():
+    leftover.write(b"IMO1,,")
+    print(*(file.name for file in path.parent.iterdir()), flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    threading.Event().wait(60)
+"""
+
+
+def test_a_list_that_is_not_whole_is_no_litter(tmp_path: Path) -> None:
+    """When the time is over the program ends as it stands, but what it had begun to write is removed first."""
+    command = [sys.executable, "-c", HANGS, str(tmp_path / "left.csv")]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    assert (child.returncode, child.stdout.strip()[-5:]) == (ExitCode.UNREACHABLE, ".part")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_grace_period_ends_with_what_it_bounds() -> None:
