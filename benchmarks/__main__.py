@@ -60,7 +60,11 @@ def run(*, scale: str, with_curves: bool, minutes: float, chain: Path | None, on
         _describe(figures, world)
         _measure(figures, world, chosen)
         if with_curves:
-            figures["curves"] = curves.measure(servers, world, deadline=time.monotonic() + 60 * minutes)
+            missed: dict[str, str] = {}
+            until = time.monotonic() + 60 * minutes
+            figures["curves"] = curves.measure(servers, world, until, missed)
+            if missed:
+                figures["failed"] = {**figures.get("failed", {}), **missed}
     figures["seconds"] = round(time.monotonic() - began)
     _save(figures)
     if not chosen:

@@ -32,15 +32,22 @@ MINUTES: Final = 30
 LISTS: Final = ("auxiliary_systems", "engine_generator", "navigation_ship")
 
 
-def measure(servers: Stack, world: World, deadline: float) -> dict[str, Any]:
-    """All points that can be begun before the deadline (monotonic): curve -> point -> figures."""
+def measure(servers: Stack, world: World, deadline: float, failed: dict[str, str]) -> dict[str, Any]:
+    """All points that can be begun before the deadline (monotonic): curve -> point -> figures.
+
+    A point that fails is named in `failed`, and costs no other.
+    """
     curves: dict[str, dict[str, Figures]] = {}
     for curve, point, run in _points(servers, world):
         if time.monotonic() > deadline:
             print(f"  {curve}, {point}: left out, no time", flush=True)
             continue
-        curves.setdefault(curve, {})[point] = found = run()
-        print(f"  {curve}, {point}: {found}", flush=True)
+        try:
+            curves.setdefault(curve, {})[point] = found = run()
+            print(f"  {curve}, {point}: {found}", flush=True)
+        except Exception as error:  # noqa: BLE001 - as with the sections
+            failed[f"{curve}, {point}"] = f"{type(error).__name__}: {error}"
+            print(f"  {curve}, {point} FAILED: {error}", flush=True)
     return curves
 
 

@@ -34,7 +34,7 @@ from cdc_consumer.registration import RUNBOOK
 from cdc_consumer.registry import open_registry
 from cdc_consumer.settings import Settings
 from cdc_consumer.settle import Settler
-from cdc_consumer.source import Source, read_ahead
+from cdc_consumer.source import Source
 from cdc_consumer.status_page import Sources, StatusPage
 from cdc_consumer.supervisor import Chore, Supervisor
 from cdc_consumer.target import Target
@@ -81,8 +81,9 @@ def build_consumer(settings: Settings, owner: str, snapshot: Snapshot) -> Consum
     stream = read_stream(settings)
     hand_off, limits = stream.hand_off, settings.consumer
     meter = Meter(snapshot, time.monotonic, time.time)
-    member = {"group.id": settings.group_id, "client.id": owner, **_protocol(settings.kafka.group_protocol)}
-    kafka = {**read_ahead(len(hand_off.boundary_offsets)), **settings.kafka.client(**member)}
+    kafka = settings.kafka.client(
+        **{"group.id": settings.group_id, "client.id": owner, **_protocol(settings.kafka.group_protocol)}
+    )
     return Consumer(
         settings=limits,
         make_source=lambda assigned, revoked: Source(kafka, hand_off.topic, assigned, revoked),

@@ -35,8 +35,6 @@ log = structlog.get_logger(__name__)
 
 IDLE_WAIT_S: Final = 0.02
 """Longest wait for records while rows are held: bounds how late a quiet row is noticed."""
-LEAST_WAIT_S: Final = 0.001
-"""Shortest wait then: a row may be due by the wall, and its partition have more to read that is not here yet."""
 BACKOFF_S: Final = (0.2, 10.0)
 CALM_S: Final = 30.0
 """After so long without an outage, the next one is the first of its kind again."""
@@ -123,11 +121,15 @@ class Consumer:
             raise truncate
 
     def _patience_s(self, now_s: float) -> float:
-        """How long to wait for records: no longer than until the next row that is held may be quiet."""
+        """How long to wait for records: no longer than until the next row that is held may be quiet.
+
+        One that may be, and was not released, waits for what its partition has yet to read, not for the clock.
+        """
         due_ms = self._assembly.quiet_at_ms()
         if due_ms is None:
             return float("inf")
-        return min(max(due_ms / 1000 - now_s, LEAST_WAIT_S), IDLE_WAIT_S)
+        left_s = due_ms / 1000 - now_s
+        return min(left_s, IDLE_WAIT_S) if left_s > 0 else IDLE_WAIT_S
 
     def _take_in(self, polled: Polled, read_at_s: float) -> TruncateError | None:
         """Decode and hold. A record of a partition that is not claimed (any more) is somebody else's.

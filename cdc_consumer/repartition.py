@@ -107,7 +107,8 @@ def _raise(
     unplanned = any(number < topic.partitions for number in missing)
     if not unplanned:  # else no consumer runs: each stops that meets an unknown partition, be it empty
         try:
-            _drain(deployment, hand_off, known, wait_s)
+            # The ledger may know more than the topic has: an earlier run was interrupted in between.
+            _drain(deployment, hand_off, [n for n in known if n < topic.partitions], wait_s)
         except BaseException:
             deployment.connect.resume(deployment.settings.connector)
             raise

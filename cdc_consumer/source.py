@@ -30,11 +30,12 @@ READER: Final[dict[str, Any]] = {
     # Partitions that `repartition` added are found in this time, not in five minutes.
     "topic.metadata.refresh.interval.ms": 30_000,
     "queued.min.messages": 100_000,
-    "fetch.message.max.bytes": 3_000_000,
+    # Of all partitions together: about 60,000 events, more than a batch. What is read further ahead falls out of
+    # the caches again before its turn; each fetch comes on top, decompressed, so it is small, too.
+    "queued.max.messages.kbytes": 16_384,
+    "fetch.message.max.bytes": 4_000_000,
     "fetch.max.bytes": 50_000_000,
 }
-READ_AHEAD_KB: Final = 65_536
-LEAST_READ_AHEAD_KB: Final = 4_096
 OFFSETS_GONE: Final = frozenset({ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE})  # noqa: SLF001 - librdkafka's own codes are spelled with an underscore
 REFUSED: Final = frozenset(
     {ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, ck.KafkaError.GROUP_AUTHORIZATION_FAILED}
@@ -46,11 +47,6 @@ COMPLAINT_S: Final = 10.0
 """librdkafka's own complaints are logged once in so long, per kind."""
 
 Assigned = Callable[[list[int]], None]
-
-
-def read_ahead(partitions: int) -> dict[str, int]:
-    """How much is fetched in advance; librdkafka's limit is per partition, and one process may have them all."""
-    return {"queued.max.messages.kbytes": max(READ_AHEAD_KB // partitions, LEAST_READ_AHEAD_KB)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,16 @@ def test_a_quiet_row_is_waited_for_no_longer_than_its_hold() -> None:
     assert world.source.waits[-1] == pytest.approx(0.005, abs=1e-6)
 
 
+def test_a_row_that_waits_for_its_partition_to_be_read_does_not_spin() -> None:
+    """Quiet by the wall, but its partition's end is not reached, and may never be: no round after the other."""
+    world = started(0, topic=Topic(markers=1))
+    world.sample()
+    world.step()
+    world.step(after_ms=HOLD_MS + 10)
+    assert world.ledger.applied(0) == []
+    assert world.source.waits[-1] == IDLE_WAIT_S
+
+
 def test_the_time_to_decode_is_not_added_to_the_hold() -> None:
     """A row is quiet since its samples were read; what decoding them took has passed already."""
     world = started(0)
