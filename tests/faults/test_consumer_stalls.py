@@ -15,8 +15,6 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(400), pytest.mark.faults]
 
 PATIENT = {"CDC_TARGET__LOCK_TIMEOUT_MS": "90000"}
 """For the one that is held at a gate while the group's session runs out."""
-PASSED = 3_000
-"""Events of a partition: more than the batch that the zombie has in hand."""
 MEMBERS = 3
 CHANGES = 10
 ASLEEP_S = 8.0
@@ -30,9 +28,9 @@ def sleep_before_the_ledger(world: World, *, fenced: bool = True) -> tuple[Proce
         with world.gate("before ledger", who=f"cdc-consumer-{worker_pid(zombie)}-%") as gate:
             gate.catch()
             world.stop(zombie)
-            asleep, holders = world.positions(), chain_log.holders(world.pipeline.target)
+            ends, holders = world.end_offsets(), chain_log.holders(world.pipeline.target)
             successor = world.consume()
-            wait_until(lambda: overtaken(world, asleep), "the successor is past the batch", 90.0)
+            wait_until(lambda: overtaken(world, ends), "the successor is past the batch", 90.0)
             if not fenced:
                 chain_log.unfence(world.pipeline.target, holders)
             gate.open()
@@ -40,11 +38,11 @@ def sleep_before_the_ledger(world: World, *, fenced: bool = True) -> tuple[Proce
             return zombie, successor
 
 
-def overtaken(world: World, asleep: dict[int, int]) -> bool:
-    """Every partition with a ship of the fleet is well past the batch that was in hand."""
-    busy = [number for number, offset in asleep.items() if offset > sum(asleep.values()) / 10]
+def overtaken(world: World, ends: dict[int, int]) -> bool:
+    """Every partition with a ship of the fleet is past all that the sleeper can have in hand."""
+    busy = [number for number, offset in ends.items() if offset > sum(ends.values()) / 10]
     now = world.positions()
-    return all(now[number] >= asleep[number] + PASSED for number in busy)
+    return all(now[number] > ends[number] for number in busy)
 
 
 def worker_pid(consumer: Process) -> int:
