@@ -128,7 +128,7 @@ class _Bench:
 
     def late(self, share: float) -> Figures:
         """History of which a share comes in a second copy, when its rows are there: all of that is merged."""
-        park = f"CREATE TABLE late AS SELECT * FROM {NARROW} WHERE hashtext(id::text) % 1000 < {1000 * share}"
+        park = f"CREATE TABLE late AS SELECT * FROM {NARROW} WHERE hashtext(id::text) & 1023 < {1024 * share}"
         drop = f"DELETE FROM {NARROW} n USING late l WHERE n.id = l.id"
         with self._history(15, prepare=f"{park}; {drop}") as target:
             first = ours(target, 2)
@@ -160,11 +160,13 @@ class _Bench:
     def batches(self, events: int) -> Figures:
         """Batches of other sizes."""
         with self._stream() as stream:
+            stream.rewind()
             return _shown(streams.ours(stream, 2, CDC_CONSUMER__BATCH_EVENTS=str(events)))
 
     def processes(self, count: int) -> Figures:
         """More processes."""
         with self._stream() as stream:
+            stream.rewind()
             return _shown(streams.ours(stream, count))
 
     def key(self, place: Place | None) -> Figures:

@@ -28,6 +28,7 @@ from devstack.fleet.history import history_minutes, history_samples
 from devstack.product import Process
 
 OURS: Final = "ours, 2 processes"
+ALONE: Final = "ours, 1 process"
 CONTROL: Final = "ours, 2 processes, again (A/A)"
 FASTAVRO: Final = "plain fastavro + grouped row upserts"
 JDBC: Final = "Debezium JDBC sink (narrow upsert, 2 tasks)"
@@ -179,7 +180,7 @@ def arms(stream: Stream, expected: str) -> list[Arm]:
     fastavro = (kafka, stream.topic, stream.slow_ends, stream.template.schema, world.dsn, stream.tables)
     return [
         whole(OURS, lambda: ours(stream, 2)),
-        whole("ours, 1 process", lambda: ours(stream, 1)),
+        whole(ALONE, lambda: ours(stream, 1)),
         Arm(
             FASTAVRO,
             lambda: race(peers.plain_fastavro, [fastavro]),

@@ -33,8 +33,8 @@ READER: Final[dict[str, Any]] = {
     # Of all partitions together: about 60,000 events, more than a batch. What is read further ahead falls out of
     # the caches again before its turn; each fetch comes on top, decompressed, so it is small, too.
     "queued.max.messages.kbytes": 16_384,
-    "fetch.message.max.bytes": 4_000_000,
-    "fetch.max.bytes": 50_000_000,
+    "fetch.message.max.bytes": 3_000_000,
+    "fetch.max.bytes": 12_000_000,
 }
 OFFSETS_GONE: Final = frozenset({ck.KafkaError._AUTO_OFFSET_RESET, ck.KafkaError.OFFSET_OUT_OF_RANGE})  # noqa: SLF001 - librdkafka's own codes are spelled with an underscore
 REFUSED: Final = frozenset(

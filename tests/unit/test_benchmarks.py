@@ -42,7 +42,9 @@ def figures() -> dict[str, Any]:
             _1=20_000.0,
             _2=250_000.0,
         ),
-        "stream": _arms(stream.OURS, stream.JDBC, stream.FASTAVRO, stream.CEILING, _1=10_000.0, _2=20_000.0),
+        "stream": _arms(
+            stream.OURS, stream.ALONE, stream.JDBC, stream.FASTAVRO, stream.CEILING, _2=10_000.0, _3=20_000.0
+        ),
         "bursts": {"cells": 33_300, "median_ms": 270.0, "worst_ms": 300.0, "hold_ms": 200},
         "steady": {
             f"{name}_p{share}_ms": 100.0 for name in ("apply", "total", "capture") for share in (50, 99)
