@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from backfill.brakes import MIN_SHARE, PAUSED_S, Glance, Governor
+from backfill.pace import MIN_SHARE, PAUSED_S, Glance, Governor
 from backfill.settings import Settings
 from backfill.source_watch import SourceWatch
 from widetable.errors import PartialError

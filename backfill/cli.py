@@ -20,7 +20,6 @@ from backfill.app import (
 from backfill.export_command import export
 from backfill.import_command import import_
 from backfill.indexes import deferred_indexes
-from backfill.moment_type import Moment
 from backfill.progress import display
 from backfill.retry_command import retry
 from backfill.runner import require_complete
@@ -31,6 +30,7 @@ from backfill.verify_command import verify
 from widetable import command_line, logs
 from widetable.config_show import config_command
 from widetable.environment import load, load_with_origins, variables
+from widetable.moment_type import MomentType
 from widetable.program import Program
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,9 +61,14 @@ def scope_options(command: F) -> F:
     """The flags that say what to copy."""
     flags = [
         click.option("--ship-id", "ships", multiple=True, help="Only this ship; may be given several times."),
-        click.option("--from", "from_us", type=Moment(), help="First created_time to copy (no time zone)."),
         click.option(
-            "--cutoff-time", "until_us", type=Moment(), help="Copy what lies before this created_time only."
+            "--from", "from_us", type=MomentType(), help="First created_time to copy (no time zone)."
+        ),
+        click.option(
+            "--cutoff-time",
+            "until_us",
+            type=MomentType(),
+            help="Copy what lies before this created_time only.",
         ),
         click.option("--workers", type=click.IntRange(1, 64), help="Processes that copy at the same time."),
         click.option(

@@ -188,9 +188,7 @@ class CorrectionFile:
         try:
             return ship, parse_moment(text)
         except ValueError as error:
-            raise ValueError(
-                f"{MOMENT} {text!r} is not a timestamp like 2025-01-31T08:00:00: {error}"
-            ) from error
+            raise ValueError(f"{MOMENT} {error}") from error
 
 
 def ship_of_name(path: Path, ships: Collection[str]) -> str | None:

@@ -17,8 +17,8 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Final, Self
 
-from backfill.brakes import Pace, RateLimit
 from backfill.job import Fatal, Job, Note
+from backfill.pace import Pace, RateLimit
 from backfill.plans import Plan
 from backfill.settings import Settings
 from backfill.worker import run_worker

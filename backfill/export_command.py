@@ -12,12 +12,12 @@ from typing import Final, cast
 
 import click
 
-from backfill.moment_type import Moment
 from backfill.settings import Settings
 from backfill.whole_file import whole_file
 from widetable import environment, logs
 from widetable.control import check_control
 from widetable.export import Export, ExportRequest, Format, listed_channels, open_export
+from widetable.moment_type import MomentType
 from widetable.postgres import connect_target
 
 PROGRESS_S: Final = 5.0
@@ -25,8 +25,10 @@ PROGRESS_S: Final = 5.0
 
 @click.command("export")
 @click.option("--ship-id", required=True, metavar="SHIP", help="The ship.")
-@click.option("--from", "from_us", type=Moment(), required=True, help="First created_time (no time zone).")
-@click.option("--to", "until_us", type=Moment(), required=True, help="Only moments before this one.")
+@click.option(
+    "--from", "from_us", type=MomentType(), required=True, help="First created_time (no time zone)."
+)
+@click.option("--to", "until_us", type=MomentType(), required=True, help="Only moments before this one.")
 @click.option(
     "--channels",
     multiple=True,

@@ -118,4 +118,4 @@ def _edge(name: str, text: str) -> int | None:
     try:
         return parse_moment(text)
     except ValueError as error:
-        raise ValueError(f"{name} {text!r} is not a timestamp like 2025-01-31T08:00:00: {error}") from error
+        raise ValueError(f"{name} {error}") from error

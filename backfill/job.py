@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Event
 
-from backfill.brakes import Pace, RateLimit
+from backfill.pace import Pace, RateLimit
 from backfill.plans import Plan
 from backfill.settings import Settings
 from widetable.errors import ExitCode

@@ -18,10 +18,10 @@ import psycopg
 
 from backfill import ledger
 from backfill.brake import Brake
-from backfill.brakes import Glance
 from backfill.crew import Crew
 from backfill.job import Fatal
 from backfill.ledger import Totals
+from backfill.pace import Glance
 from backfill.plans import Plan
 from backfill.progress import Display
 from backfill.settings import Settings

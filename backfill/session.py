@@ -13,9 +13,9 @@ from typing import Final
 import psycopg
 
 from backfill import ledger
-from backfill.brakes import Glance
 from backfill.job import Job, Note
 from backfill.ledger import Claim, Copied, SliceLostError
+from backfill.pace import Glance
 from backfill.planner import cut_evenly
 from backfill.reader import Reader, Reading, TooLargeError
 from backfill.writing import apply_batch, in_layout, target_errors

@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from backfill.brakes import Load
+from backfill.pace import Load
 from widetable.errors import WideTableError
 from widetable.postgres import Connection, connect_source
 from widetable.settings import SourceSettings

@@ -22,7 +22,7 @@ from backfill.settings import Settings
 from widetable import environment, logs
 from widetable.control import check_control
 from widetable.errors import PartialError
-from widetable.moments import parse_moment
+from widetable.moment_type import MomentType
 from widetable.postgres import Connection, connect_source, connect_target
 from widetable.resync import Resync
 from widetable.settled import wait_settled
@@ -43,18 +43,10 @@ APPLICATION: Final = "backfill verify"
 PROGRESS_S: Final = 5.0
 
 
-def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
-    """Microseconds since 1970 of a timestamp without time zone."""
-    try:
-        return None if text is None else parse_moment(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a timestamp like 2025-01-31T08:00:00: {error}") from error
-
-
 @click.command("verify")
 @click.option("--ship-id", "ships", multiple=True, metavar="SHIP", help="Only this ship; may be repeated.")
-@click.option("--from", "from_us", callback=_moment, metavar="MOMENT", help="Only moments from this one on.")
-@click.option("--until", "until_us", callback=_moment, metavar="MOMENT", help="Only moments before this one.")
+@click.option("--from", "from_us", type=MomentType(), help="Only moments from this one on.")
+@click.option("--until", "until_us", type=MomentType(), help="Only moments before this one.")
 @click.option(
     "--settle/--no-settle",
     default=True,

@@ -19,8 +19,8 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from backfill.app import Request, propose
-from backfill.brakes import Pace, RateLimit
 from backfill.job import Job
+from backfill.pace import Pace, RateLimit
 from backfill.plans import Plan, add_plan
 from backfill.settings import Settings as BackfillSettings
 from backfill.worker import open_session

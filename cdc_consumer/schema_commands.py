@@ -26,29 +26,13 @@ from widetable.drop import Droppable, drop_tables, droppable_tables
 from widetable.errors import ConfigurationError, PartialError
 from widetable.governor import GovernorReport, govern
 from widetable.map_file import read_map, write_map
+from widetable.moment_type import MomentType
+from widetable.moments import moment_datetime
 from widetable.postgres import Connection, connect_ddl
 from widetable.registration import Changes
 from widetable.sampling import Window
 from widetable.schema_plan import SchemaPlan
 
-
-class MomentType(click.ParamType[datetime]):
-    """A created_time as a person types it: ISO 8601, without a time zone."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Parse it."""
-        try:
-            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a time such as 2025-01-31 or 2025-01-31T08:00:00.", param, ctx)
-        if moment.tzinfo is not None:
-            self.fail("created_time has no time zone: leave the zone away.", param, ctx)
-        return moment
-
-
-MOMENT: Final = MomentType()
 POLICIES: Final = click.Choice(["auto", "manual"])
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -79,12 +63,11 @@ _SHAPE_OPTIONS: Final = (
     ),
     click.option(
         "--from",
-        "since",
-        type=MOMENT,
-        metavar="TIME",
+        "since_us",
+        type=MomentType(),
         help="Look at all samples of a period, from this moment on.",
     ),
-    click.option("--until", type=MOMENT, metavar="TIME", help="Up to, and without, this moment."),
+    click.option("--until", "until_us", type=MomentType(), help="Up to, and without, this moment."),
     click.option(
         "--column-type",
         type=click.Choice(["text", "typed"]),
@@ -188,7 +171,8 @@ def apply_command(*, yes: bool, **given: Any) -> None:
 
 
 def _options(given: dict[str, Any]) -> Options:
-    since, until, minutes = (given.pop(name) for name in ("since", "until", "sample_minutes"))
+    since, until = (_datetime(given.pop(name)) for name in ("since_us", "until_us"))
+    minutes = given.pop("sample_minutes")
     if minutes and (since or until):
         raise click.UsageError("--sample-minutes and a period (--from, --until) exclude each other.")
     if since and until and since >= until:
@@ -197,6 +181,10 @@ def _options(given: dict[str, Any]) -> Options:
     folder, map_path, ships, adopt = (given.pop(name) for name in ("folder", "map_path", "ships", "adopt"))
     starts_anew = bool(given.pop("drop_tables", False))
     return Options(folder, map_path, ships, window, adopt, starts_anew, given)
+
+
+def _datetime(moment_us: int | None) -> datetime | None:
+    return None if moment_us is None else moment_datetime(moment_us)
 
 
 # -- dropping ---------------------------------------------------------------------------------------------

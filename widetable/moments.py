@@ -20,13 +20,21 @@ def parse_moment(text: str) -> int:
     """A timestamp without time zone, ISO 8601 (`2025-01-31`, `2025-01-31T08:00:00.5`), in microseconds.
 
     Raises:
-        ValueError: not a timestamp, or one with a time zone.
+        ValueError: not a timestamp, or one with a time zone; the message names the text.
     """
-    moment = datetime.fromisoformat(text)
+    wrong = f"{text!r} is not a timestamp like 2025-01-31T08:00:00"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{wrong}: {error}") from error
     if moment.tzinfo is not None:
-        message = "created_time has no time zone: leave the zone away"
-        raise ValueError(message)
+        raise ValueError(f"{wrong}: created_time has no time zone, leave it away")
     return (moment - EPOCH) // MICROSECOND
+
+
+def moment_datetime(moment_us: int) -> datetime:
+    """The moment for psycopg; within the years that a datetime has."""
+    return EPOCH + moment_us * MICROSECOND
 
 
 def moment_text(moment_us: int) -> str:

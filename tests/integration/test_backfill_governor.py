@@ -12,7 +12,7 @@ from psycopg import conninfo, sql
 from pydantic import SecretStr
 
 from backfill import brake
-from backfill.brakes import Load
+from backfill.pace import Load
 from backfill.source_watch import SourceWatch
 from tests.backfill_world import World, wait_until
 from tests.roles import four_roles

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from backfill import plans, retry_command
-from backfill.brakes import Load
 from backfill.copier import Copier
 from backfill.ledger import Copied
+from backfill.pace import Load
 from backfill.planner import Bounds
 from backfill.retry import Retry, Tally
 from backfill.scope import Scope

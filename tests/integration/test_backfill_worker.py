@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection as Pipe
 import pytest
 
 from backfill import ledger, plans, worker
-from backfill.brakes import Pace, RateLimit
 from backfill.job import Job, Note
 from backfill.ledger import SliceLostError
+from backfill.pace import Pace, RateLimit
 from backfill.planner import Bounds
 from backfill.plans import Plan
 from backfill.scope import Scope

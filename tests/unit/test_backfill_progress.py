@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from backfill.app import PlanStatus, Proposal
-from backfill.brakes import DEFAULT_LAG_BYTES, Glance, Governor, Load, Pace, RateLimit, lag_limit
 from backfill.history import History
 from backfill.ledger import FailedSlice, Totals
+from backfill.pace import DEFAULT_LAG_BYTES, Glance, Governor, Load, Pace, RateLimit, lag_limit
 from backfill.planner import Bounds, Segment, cut
 from backfill.plans import Decision, Plan
 from backfill.progress import Bar, Lines, Report, Speed, describe, display

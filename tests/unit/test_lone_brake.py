@@ -9,7 +9,7 @@ import pytest
 
 from backfill import brake
 from backfill.brake import LoneBrake
-from backfill.brakes import Load
+from backfill.pace import Load
 from backfill.settings import BackfillSettings, Settings
 from backfill.source_watch import SourceWatch
 from backfill.writing import PatientWriter

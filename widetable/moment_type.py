@@ -7,8 +7,8 @@ import click
 from widetable.moments import parse_moment
 
 
-class Moment(click.ParamType[int]):
-    """A timestamp without time zone."""
+class MomentType(click.ParamType[int]):
+    """A created_time as a person types it: ISO 8601, without a time zone."""
 
     name = "timestamp"
 
@@ -17,4 +17,4 @@ class Moment(click.ParamType[int]):
         try:
             return value if isinstance(value, int) else parse_moment(str(value))
         except ValueError as error:
-            self.fail(f"{value!r} is not a timestamp like 2025-01-31T08:00:00: {error}", param, ctx)
+            self.fail(str(error), param, ctx)
