@@ -64,6 +64,7 @@ def _points(servers: Stack, world: World) -> Iterator[Point]:
         ("events per batch", bench.batches, {f"{n:,}": n for n in (5_000, 20_000, 50_000, 100_000)}),
         ("consumer processes", bench.processes, {"1": 1, "2": 2}),
         ("Kafka key", bench.key, {"ship": None, "ship and moment": _by_moment}),
+        ("rows of history", bench.millions, {"30 M": 30}),  # last: its data alone takes minutes to make
     ]
     for curve, run, points in varied:
         for point, value in points.items():

@@ -55,7 +55,7 @@ Events = list[tuple[str, bytes]]
 def bursts(stream: Stream) -> dict[str, Any]:
     """From the last record in Kafka to committed rows: a minute of the whole fleet at once, again and again."""
     world, found, produced = stream.world, [], []
-    with consuming(stream, 2) as _:
+    with consuming(stream, 2):
         _wait_committed(stream)
         for number in range(world.scale.bursts + 2):  # two to warm up
             events = _minute_events(stream, FAR_MINUTES + number, "moment")
@@ -83,7 +83,7 @@ def amplification(stream: Stream, order: Order) -> dict[str, Any]:
     with stream.world.connect() as conn:
         # Before the consumer starts: a session's counts are sure to be there only once it has ended.
         before, rows_before = tuples_written(conn, schema), wide_rows(conn, schema)
-        with consuming(stream, 2) as _:
+        with consuming(stream, 2):
             _wait_committed(stream)
             for events in minutes:
                 _send(stream, events, CAPTURE_ROWS_PER_S)

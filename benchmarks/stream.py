@@ -18,7 +18,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from benchmarks import jdbc_sink
 from benchmarks import stream_peers as peers
-from benchmarks.chain import NARROW, START, World, control_schema, succeed, wide_schema
+from benchmarks.chain import NARROW, START, Connection, World, control_schema, succeed, wide_schema
 from benchmarks.content import WideTable, digest, empty, wide_tables
 from benchmarks.harness import Arm, Results, Run, alternate, race
 from benchmarks.history import watching
@@ -211,11 +211,13 @@ def _split(stream: Stream) -> list[tuple[Any, ...]]:
 
 def ours(stream: Stream, processes: int, **settings: str) -> Run:
     """`cdc-consumer run` as it is, from its first claim of a partition until the ledger stands at the end."""
-    with consuming(stream, processes, **settings) as (process, times):
-        with watching(process.child.pid) as peaks:
-            began, ended = _follow(stream, process)
-        times["began"], times["ended"] = began, ended
+    with stream.world.connect() as conn:
+        _, fences = _ledger(conn)
+        with consuming(stream, processes, **settings) as process, watching(process.child.pid) as peaks:
+            began, ended = _follow(stream, conn, process, fences)
     counts = json.loads((stream.world.folder / "consumer.json").read_text())
+    if counts["records"] < stream.events:
+        raise RuntimeError(f"only {counts['records']} of {stream.events} events were read: what was timed?")
     seen = {
         "peak_mb": max(peaks),
         "busy_s": counts["busy_seconds"],
@@ -225,36 +227,40 @@ def ours(stream: Stream, processes: int, **settings: str) -> Run:
 
 
 @contextmanager
-def consuming(stream: Stream, processes: int, **settings: str) -> Iterator[tuple[Process, dict[str, float]]]:
+def consuming(stream: Stream, processes: int, **settings: str) -> Iterator[Process]:
     """The consumer, running; its counts are in `consumer.json` when it has ended."""
     product = stream.world.product(PIPELINE, **settings)
     report = str(stream.world.folder / "consumer.json")
     with ExitStack() as stack:
         process = product.start("cdc-consumer", "run", "--processes", str(processes), "--report", report)
         stack.callback(process.kill)
-        yield process, {}
+        yield process
         if process.terminate():
             raise RuntimeError(f"cdc-consumer run failed: {process.log.read_text()[-2000:]}")
 
 
-def _follow(stream: Stream, process: Process) -> tuple[float, float]:
-    """When the first partition was claimed, and when all stood at their end."""
+def _follow(stream: Stream, conn: Connection, process: Process, fences: int) -> tuple[float, float]:
+    """When the first partition was claimed (any claim raises the sum of fences), and when all stood at their end."""
+    claimed: float | None = None
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        done, now_fences = _ledger(conn)
+        now = time.monotonic()
+        if claimed is None and now_fences > fences:
+            claimed = now
+        if claimed is not None and done >= stream.events:
+            return claimed, now
+        if not process.running or now > deadline:
+            raise RuntimeError(f"the consumer did not finish: {process.log.read_text()[-2000:]}")
+        time.sleep(POLL_S)
+
+
+def _ledger(conn: Connection) -> tuple[int, int]:
+    """Events applied, and the sum of all partitions' fences."""
     ledger = sql.Identifier(control_schema(PIPELINE), "offset_ledger")
-    query = sql.SQL("SELECT sum(next_offset), max(fence) FROM {}").format(ledger)
-    with stream.world.connect() as conn:
-        ((_, fence),) = conn.execute(query).fetchall()
-        claimed: float | None = None
-        deadline = time.monotonic() + WAIT_S
-        while True:
-            ((done, now_fence),) = conn.execute(query).fetchall()
-            now = time.monotonic()
-            if claimed is None and now_fence > fence:
-                claimed = now
-            if claimed is not None and done >= stream.events:
-                return claimed, now
-            if not process.running or now > deadline:
-                raise RuntimeError(f"the consumer did not finish: {process.log.read_text()[-2000:]}")
-            time.sleep(POLL_S)
+    query = sql.SQL("SELECT sum(next_offset), sum(fence) FROM {}").format(ledger)
+    ((done, fences),) = conn.execute(query).fetchall()
+    return int(done), int(fences)
 
 
 def jdbc(stream: Stream) -> Run:
