@@ -152,10 +152,12 @@ def run(settings: Settings, report: Path | None = None) -> None:
             stack.callback(server.shutdown)
             stack.callback(exports.close)
         started = time.monotonic()
-        supervisor.run()
-        if report is not None:
-            summary = summarise(supervisor.snapshot(), time.monotonic() - started)
-            report.write_text(json.dumps(summary, indent=2))
+        try:
+            supervisor.run()
+        finally:  # a run that stopped for a person has counts, too
+            if report is not None:
+                summary = summarise(supervisor.snapshot(), time.monotonic() - started)
+                report.write_text(json.dumps(summary, indent=2))
 
 
 def check_topic(settings: Settings, hand_off: HandOff) -> None:

@@ -85,7 +85,7 @@ def source_cells(dsn: str) -> Cells:
 
 
 def target_cells(dsn: str) -> Cells:
-    """What the wide tables say, and what waits in overflow."""
+    """What the wide tables say, and what waits in overflow; a cell that is in both must say the same there."""
     cells: Cells = {}
     with psycopg.connect(dsn, autocommit=True, options=OPTIONS) as conn:
         (schema,) = conn.execute("SELECT wide_schema FROM layout").fetchone() or ("",)
@@ -95,7 +95,9 @@ def target_cells(dsn: str) -> Cells:
         for (ship, table), columns in tables.items():
             for at, channel, text in conn.execute(_unpivot(schema, table, columns)):
                 cells[ship, at, channel] = text
-        cells.update({(ship, at, channel): text for ship, at, channel, text in conn.execute(OVERFLOW)})
+        for ship, at, channel, text in conn.execute(OVERFLOW):
+            in_column = cells.get((ship, at, channel), text)
+            cells[ship, at, channel] = text if text == in_column else f"{in_column}, in overflow {text}"
     return cells
 
 

@@ -24,8 +24,8 @@ class Record:
         control: a safeguard was off, and a difference is what must be found.
         events: changes that the load committed.
         fired: how often the fault was seen to happen.
-        differences: cells that differ at rest, and broken links of the ledger's chain.
-        recovery_s: from the end of each fault to the first row that was written after it.
+        differences: cells that differ at rest, and broken links of the ledger's chain; None where nobody looked.
+        recovery_s: from the end of each fault until a row written then has arrived; empty where a command heals.
     """
 
     row: str
@@ -34,7 +34,7 @@ class Record:
     control: bool = False
     events: int = 0
     fired: int = 0
-    differences: int = -1
+    differences: int | None = None
     recovery_s: list[float] = field(default_factory=list)
 
 
@@ -61,6 +61,7 @@ def summaries(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def _summary(runs: list[Record]) -> dict[str, Any]:
     recoveries = [seconds for run in runs for seconds in run.recovery_s]
+    judged = [run.differences for run in runs if run.differences is not None]
     return {
         "row": runs[0].row,
         "case": runs[0].case,
@@ -68,7 +69,7 @@ def _summary(runs: list[Record]) -> dict[str, Any]:
         "seeds": [run.seed for run in runs],
         "events": sum(run.events for run in runs),
         "fired": sum(run.fired for run in runs),
-        "differences": sum(run.differences for run in runs),
+        "differences": sum(judged) if len(judged) == len(runs) else None,
         "recovery_p50_s": round(statistics.median(recoveries), 2) if recoveries else None,
         "recovery_p99_s": round(_p99(recoveries), 2) if recoveries else None,
     }
@@ -104,6 +105,7 @@ def cells(records: Iterable[Record]) -> list[list[str]]:
             f"{row[name]:.1f} s" if row[name] is not None else ""
             for name in ("recovery_p50_s", "recovery_p99_s")
         ]
-        counts = (f"{row[name]:,}" for name in ("events", "fired", "differences"))
-        rows.append([row["row"], case, str(len(row["seeds"])), *counts, *recovery])
+        counts = (f"{row[name]:,}" for name in ("events", "fired"))
+        found = "not judged" if row["differences"] is None else f"{row['differences']:,}"
+        rows.append([row["row"], case, str(len(row["seeds"])), *counts, found, *recovery])
     return rows

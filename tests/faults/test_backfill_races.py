@@ -153,7 +153,7 @@ def test_without_versions_a_slice_resurrects_deleted_cells(world: World) -> None
     world.hand_off()
     world.target(STRIP_VERSIONS)
     copy_beside(world, lives, BEFORE)
-    world.recovered()
+    world.arrives()
     world.at_rest()
     found = oracle.compare(world.pipeline.source, world.pipeline.target)
     world.record.differences = found.total

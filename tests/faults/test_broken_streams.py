@@ -150,7 +150,7 @@ def test_an_unplanned_repartition_stops_and_is_adopted(world: World) -> None:
     assert "cdc-consumer repartition" in consumer.log.read_text(), logged(consumer)
     world.pipeline.succeed("cdc-consumer", "repartition", "--partitions", "8")
     consumer = world.consume()
-    world.recovered()
+    world.arrives()
     world.at_rest()
     world.pipeline.succeed("backfill", "verify", "--repair", "--settle-timeout", "120")
     world.prove(consumer)

@@ -99,7 +99,7 @@ def test_a_kill_in_a_copy_loses_nothing(world: World) -> None:
     rows = 50_000
     world.hand_off(ships_known=True)
     consumer = world.consume()
-    world.recovered()
+    world.arrives()
     killed_while_sending(world, rows, lambda: world.history(rows))
     world.record.events += rows
     with world.load():
@@ -144,7 +144,7 @@ def test_a_restart_between_two_transactions_loses_neither(world: World) -> None:
     """The first is sent, or half sent, or not sent at all when Connect stops and the second one commits."""
     world.hand_off(ships_known=True)
     consumer = world.consume()
-    world.recovered()
+    world.arrives()
     for number in range(RESTARTS):
         restart = restart_worker if number % 3 == 2 else restart_task
         seen = world.random.choice([0, 1, EVERYTHING])

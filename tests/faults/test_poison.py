@@ -136,7 +136,7 @@ def test_poison_costs_its_own_cell_only(world: World) -> None:
         world.fire(len(expected))
         wait_until(lambda: world.pipeline.target_value(ROW_TOO_BIG) > 0, "a row too big for a page overflows")
         world.fire()
-    world.prove(consumer)
+    world.prove(consumer, dead=len(expected))
     assert dead(world) == expected
 
 
@@ -164,8 +164,8 @@ def test_too_many_bad_records_stop_the_consumer_and_a_raised_limit_passes_them(w
     world.fire()
     raised = world.consume(environment={"CDC_CONSUMER__DEAD_IN_A_ROW": "1000"})
     with world.load(mix=CALM):
-        world.recovered()
-    world.prove(raised)
+        world.arrives()
+    world.prove(raised, dead=DEAD_LIMIT + 20)
     assert dead(world) == {"undecodable": DEAD_LIMIT + 20}
 
 
@@ -189,7 +189,7 @@ def test_a_truncate_stops_the_consumer_behind_all_that_came_before(world: World)
     world.pipeline.succeed("cdc-consumer", "resume", "--after-truncate")
     assert world.pipeline.target_value(TRUNCATE_PASSED) == 1
     successor = world.consume()
-    world.recovered()
+    world.arrives()
     assert_holds(world, before | oracle.source_cells(world.pipeline.source))
     assert successor.terminate() == 0, logged(successor)
 

@@ -214,7 +214,7 @@ def test_without_the_barrier_the_row_is_lost(
         assert number(world.pipeline.source, LATE_ROWS) == 0
         world.fire()
     consumer = world.consume()
-    world.recovered()
+    world.arrives()
     world.at_rest()
     differences = oracle.compare(world.pipeline.source, world.pipeline.target)
     world.record.differences = differences.total
