@@ -31,8 +31,8 @@ MOMENT: Final = "created_time"
 TYPE_OF_SQL: Final[Mapping[str, ColumnType]] = {sql_type: name for name, sql_type in SQL_TYPE.items()}
 
 TABLES: Final = """
-SELECT c.relname, c.relkind = 'r', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-       a.atthasdef OR a.attidentity <> ''
+SELECT c.relname, c.relkind = 'r', c.relpersistence = 'p',
+       a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.atthasdef OR a.attidentity <> ''
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE c.relnamespace = to_regnamespace(quote_ident(%s)) AND c.relname = ANY (%s::text[])
   AND a.attnum > 0 AND NOT a.attisdropped
@@ -62,6 +62,7 @@ class FoundTable:
         name: its name.
         table_no: the number of the wide table that has this name.
         is_table: an ordinary table, not a view or a partitioned one.
+        is_logged: its rows outlive a crash of the server.
         is_keyed: its primary key is `created_time`.
         columns: in physical order.
     """
@@ -70,6 +71,7 @@ class FoundTable:
     name: str
     table_no: int
     is_table: bool
+    is_logged: bool
     is_keyed: bool
     columns: tuple[FoundColumn, ...]
 
@@ -82,13 +84,13 @@ class FoundTable:
 def find_tables(conn: Connection, schema: str, table_nos: Mapping[str, int]) -> tuple[FoundTable, ...]:
     """Those of the named tables (number by name) that exist, whatever they are."""
     columns: dict[str, list[FoundColumn]] = {}
-    tables = set()
-    for name, is_table, *column in conn.execute(TABLES, [schema, list(table_nos)]):
+    kinds: dict[str, tuple[bool, bool]] = {}
+    for name, is_table, is_logged, *column in conn.execute(TABLES, [schema, list(table_nos)]):
         columns.setdefault(name, []).append(FoundColumn(*column))
-        tables |= {name} if is_table else set()
+        kinds[name] = (is_table, is_logged)
     keyed = keyed_tables(conn, schema, list(columns))
     return tuple(
-        FoundTable(schema, name, table_nos[name], name in tables, name in keyed, tuple(found))
+        FoundTable(schema, name, table_nos[name], *kinds[name], name in keyed, tuple(found))
         for name, found in columns.items()
     )
 
@@ -123,6 +125,9 @@ def _unfit(table: FoundTable) -> Iterator[str]:
     if not table.is_table:
         yield f"{table.schema}.{table.name} is no ordinary table: rename it, and let `schema apply` make one."
         return
+    if not table.is_logged:
+        # The ledger would say that rows are there which a crash of the server has emptied.
+        yield _advice(table, "it is UNLOGGED", "SET LOGGED", MOMENT)
     types = {column.name: column.sql_type for column in table.columns}
     for name, sql_type in FIXED_TYPES.items():
         if types.get(name, sql_type) != sql_type:
@@ -131,6 +136,10 @@ def _unfit(table: FoundTable) -> Iterator[str]:
         yield f"{table.schema}.{table.name} has no column {MOMENT}: rename the table; it is no wide table."
     elif not table.is_keyed:
         yield _advice(table, f"{MOMENT} is not its primary key", "ADD PRIMARY KEY ({})", MOMENT)
+    yield from _unfit_columns(table)
+
+
+def _unfit_columns(table: FoundTable) -> Iterator[str]:
     for column in table.channel_columns:
         if column.sql_type not in TYPE_OF_SQL:
             what = f"column {column.name!r} is {column.sql_type}, which no channel can be"

@@ -52,7 +52,7 @@ def beat(source: Connection, heartbeat_table: str) -> int:
 
 
 def read_settled(target: Connection, pipeline: str) -> Settled | None:
-    """How far the target is settled; None before the first time."""
+    """How far the target is settled; None before the first time in the latest epoch."""
     row = target.execute(SQL["settled"], {"pipeline": pipeline}).fetchone()
     return None if row is None else Settled(row[0], parse_lsn(row[1]))
 
@@ -88,7 +88,11 @@ def wait_settled(
 
 
 def _too_slow(settled: Settled | None, lsn: int, timeout_s: float) -> str:
-    reached = "has not settled at all yet" if settled is None else f"is settled at {format_lsn(settled.lsn)}"
+    reached = (
+        "has not settled at all yet in this epoch"
+        if settled is None
+        else f"is settled at {format_lsn(settled.lsn)}"
+    )
     return (
         f"the target {reached}, not at {format_lsn(lsn)}, after {timeout_s:.0f} s: is `cdc-consumer run`"
         " working and the connector RUNNING? `cdc-consumer status` tells. Connect stores its position every"

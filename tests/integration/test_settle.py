@@ -96,6 +96,20 @@ def test_the_settled_position_never_goes_back(target_settings: TargetSettings) -
 
 
 @pytest.mark.postgres
+def test_a_position_of_an_earlier_epoch_settles_nothing(target_settings: TargetSettings) -> None:
+    """The source may be another cluster since, whose positions are lower."""
+    with session(target_settings) as target:
+        write_settled(target, "p", Settled(1, 500))
+        target.execute("UPDATE hand_off SET ended_at = now()")
+        write_hand_off(target, hand_off(epoch=2))
+        assert read_settled(target, "p") is None
+        with pytest.raises(UnreachableError, match="not settled at all yet in this epoch"):
+            wait_settled(target, "p", 10, timeout_s=0.2)
+        write_settled(target, "p", Settled(2, 10))
+        assert wait_settled(target, "p", 10, timeout_s=0.2) == Settled(2, 10)
+
+
+@pytest.mark.postgres
 def test_an_outage_of_connect_is_told_and_tried_again(target_settings: TargetSettings) -> None:
     """The settled position stands still meanwhile; nothing else is affected."""
     answers: list[Mark | Exception] = [UnreachableError("Connect is away"), Mark(700, {0: 0, 1: 0})]

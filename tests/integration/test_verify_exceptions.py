@@ -112,6 +112,16 @@ def test_a_deleted_value_is_kept_only_by_choice(
     assert (report.kept, report.phantom) == expected
 
 
+def test_a_deleted_value_is_kept_by_choice_in_overflow_too(sides: Sides) -> None:
+    """A value that fits no column stays there under the version it came with; the column records the delete."""
+    sides.target.execute("UPDATE layout SET deletes = 'ignore'")
+    sides.both(LOAD, "1", double_v=1.0)
+    sides.overflow(LOAD, "2", LATER, kind="u")
+    sides.hold(LOAD, None, LATER, kind="d")
+    report = sides.verify()
+    assert (report.kept, report.phantom) == (1, 0)
+
+
 def test_a_kept_value_does_not_hide_a_wrong_one(sides: Sides) -> None:
     """A cell that was deleted and inserted again is compared, whatever was recorded before."""
     sides.target.execute("UPDATE layout SET deletes = 'ignore'")

@@ -13,7 +13,7 @@ import pytest
 
 from backfill.verify_command import verify
 from devstack.product import Process, Product
-from tests.integration.test_resync import PIPELINE, hand_over
+from tests.integration.test_resync import EPOCH, PIPELINE, hand_over
 from tests.narrow_batches import narrow_batch
 from tests.verify_sides import LATER, LOAD, NOON, SHIP, SISTER, SPEED, STATE, Sides
 from tests.waiting import wait_until
@@ -242,15 +242,30 @@ def test_there_is_one_follower(sides: Sides, recheck: Recheck) -> None:
 def test_history_that_is_being_copied_is_waited_for(sides: Sides, recheck: Recheck) -> None:
     """What is not copied yet is not missing."""
     sides.sample(LOAD, double_v=1.0)
-    plan = sides.target.execute(
-        "INSERT INTO plan (pipeline, ships) VALUES (%s, '{A}') RETURNING plan_id", [PIPELINE]
-    ).fetchall()[0]
-    sides.target.execute("INSERT INTO slice (plan_id, slice_no) VALUES (%s, 1)", plan)
+    waiting_slice(sides, epoch=EPOCH)
     watching = watch(sides, recheck)
     assert [one["event"] for one in watching.rounds()] == ["waiting"]
     sides.hold(LOAD, "1")
     sides.target.execute("UPDATE slice SET state = 'done'")
     assert watching.looked() == [("lap", 1)]
+
+
+def waiting_slice(sides: Sides, epoch: int | None) -> None:
+    """A plan of one slice that nobody has copied."""
+    plan = sides.target.execute(
+        "INSERT INTO plan (pipeline, epoch, ships) VALUES (%s, %s, '{A}') RETURNING plan_id",
+        [PIPELINE, epoch],
+    ).fetchall()[0]
+    sides.target.execute("INSERT INTO slice (plan_id, slice_no) VALUES (%s, 1)", plan)
+
+
+def test_a_copy_without_a_hand_off_that_was_given_up_is_not_waited_for(
+    sides: Sides, recheck: Recheck
+) -> None:
+    """Since there is a hand-off nobody can go on with it."""
+    sides.both(LOAD, "1", double_v=1.0)
+    waiting_slice(sides, epoch=None)
+    assert watch(sides, recheck).looked() == [("lap", 1)]
 
 
 def test_ships_that_nobody_compares_leave_the_queue(sides: Sides, recheck: Recheck) -> None:

@@ -62,7 +62,10 @@ WHERE pipeline = %(pipeline)s AND topic_id = %(topic_id)s
 ORDER BY partition
 
 -- settled --
-SELECT epoch, settled_lsn::text FROM settled WHERE pipeline = %(pipeline)s
+-- LSNs of an earlier epoch say nothing: it may have been another cluster.
+SELECT s.epoch, s.settled_lsn::text FROM settled s
+WHERE s.pipeline = %(pipeline)s
+  AND NOT EXISTS (SELECT FROM hand_off h WHERE h.pipeline = s.pipeline AND h.epoch > s.epoch)
 
 -- settle --
 INSERT INTO settled (pipeline, epoch, settled_lsn)

@@ -25,6 +25,7 @@ WITH gone AS (
 )
 INSERT INTO recheck (pipeline, ship_id, lower_us, upper_us, since, tried_at)
 SELECT %(pipeline)s, ship_id, lower_us, upper_us, since, now() FROM gone
+ORDER BY ship_id, lower_us, upper_us -- as in touch: whoever inserts the same stretches waits, and not each for the other
 ON CONFLICT (pipeline, ship_id, lower_us, upper_us, taken)
 DO UPDATE SET since = least(recheck.since, excluded.since), tried_at = now()
 
@@ -74,9 +75,11 @@ SELECT pg_try_advisory_lock(hashtextextended('narrow-to-wide follow ' || %(pipel
 SELECT clock_timestamp()
 
 -- copying --
+-- A copy without a hand-off is not gone on with once there is one.
 SELECT EXISTS (
     SELECT FROM slice s JOIN plan p USING (plan_id)
-    WHERE p.pipeline = %(pipeline)s AND s.state IN ('waiting', 'running'))
+    WHERE p.pipeline = %(pipeline)s AND s.state IN ('waiting', 'running')
+      AND (p.epoch IS NOT NULL OR NOT EXISTS (SELECT FROM hand_off WHERE pipeline = p.pipeline)))
 
 -- published --
 -- And where the first stretch begins that was touched, or in doubt, at that time and was not proven since.

@@ -41,12 +41,15 @@ GROUP BY ship_id, {{bucket}}
 TARGET_CELLS: Final = """
 SELECT {ship}::text AS ship_id, created_time, channel_id,
        CASE WHEN o.kind IS NOT NULL OR w.value IS NULL THEN o.value ELSE w.value END AS value,
-       coalesce(o.kind, w.kind) AS kind
+       CASE WHEN w.kind = 'd' THEN 'd' ELSE coalesce(o.kind, w.kind) END AS kind
 FROM ({wide}) w
 FULL JOIN (SELECT created_time, channel_id, value, kind FROM {control}.overflow_cell
             WHERE ship_id = {ship} AND {where}{channels}) o USING (created_time, channel_id)
 """
-"""The wide cell, unless that is NULL or overflow holds the cell in a version, which is the newer one then."""
+"""The wide cell, unless that is NULL or overflow holds the cell in a version, which is the newer one then.
+
+Only a delete that is ignored leaves an older version in overflow: its value stays, and the delete is the newer one.
+"""
 
 WIDE_CELLS: Final = """
 SELECT created_time, c.channel_id, c.value, c.kind

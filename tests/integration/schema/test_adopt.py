@@ -136,6 +136,7 @@ def test_what_can_not_be_adopted_is_said_with_what_to_do(run: Run, target: Conne
         ALTER TABLE {NAME}_1 ALTER created_time TYPE timestamptz, ALTER "/v1/ab01//x" SET NOT NULL;
         ALTER TABLE {NAME}_2 ALTER "/v1/me01//n" TYPE numeric, ALTER "/v1/me01//s" SET DEFAULT 'x';
         ALTER TABLE {NAME}_2 ADD COLUMN "/v1/vdr//x" float8, ADD COLUMN loaded_by text;
+        ALTER TABLE {NAME}_2 SET UNLOGGED;
         CREATE VIEW {NAME}_3 AS SELECT * FROM {NAME}_1
         """.encode()
     )
@@ -147,6 +148,7 @@ def test_what_can_not_be_adopted_is_said_with_what_to_do(run: Run, target: Conne
         f'not its primary key: ALTER TABLE {table.format(1)} ADD PRIMARY KEY ("created_time");',
         f'NOT NULL: ALTER TABLE {table.format(1)} ALTER COLUMN "/v1/ab01//x" DROP NOT NULL;',
         f'numeric, which no channel can be: ALTER TABLE {table.format(2)} ALTER COLUMN "/v1/me01//n" TYPE text;',
+        f"it is UNLOGGED: ALTER TABLE {table.format(2)} SET LOGGED;",
         f'has a default: ALTER TABLE {table.format(2)} ALTER COLUMN "/v1/me01//s" DROP DEFAULT;',
         "column 'loaded_by' is no channel that lists, map or source know",
         f"{NAME}_3 is no ordinary table: rename it",
