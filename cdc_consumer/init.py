@@ -29,7 +29,7 @@ from cdc_consumer import health, source_database
 from cdc_consumer.deployment import Deployment, one_at_a_time, open_deployment
 from cdc_consumer.publication import ensure_heartbeat, ensure_publication
 from cdc_consumer.registration import RUNBOOK, Report, register, require_debezium
-from cdc_consumer.settings import Settings
+from cdc_consumer.settings import Settings, TopicSettings
 from cdc_consumer.slot import Slot, create_slot, drop_slot, held_up, in_use, read_slot
 from cdc_consumer.topic import Topic, Topics
 from widetable.barrier import barrier_passed, source_identity, take_barrier
@@ -128,7 +128,8 @@ def broken(deployment: Deployment, hand_off: HandOff) -> str | None:
 def begin(deployment: Deployment, before: HandOff | None, wait_s: float, report: Report) -> HandOff:
     """Steps 1 to 5: everything up to the hand-off row."""
     settings, source = deployment.settings, deployment.source
-    _refuse_unfit(deployment)
+    _refuse_stranger(deployment)
+    require_fit(deployment)
     topic = _ensure_topic(deployment, report)
     _prepare_source(deployment, report)
     _drop_leftover(deployment, report)
@@ -172,15 +173,9 @@ def _gap(before: HandOff | None) -> str | None:
     )
 
 
-def _refuse_unfit(deployment: Deployment) -> None:
-    """Refuse before anything is made, rather than leave it half made."""
+def require_fit(deployment: Deployment) -> None:
+    """Refuse server, table or topic before anything is made or cleared away; changes nothing."""
     settings, source = deployment.settings, deployment.source
-    if deployment.connect.config(settings.connector) is not None:
-        raise ConfigurationError(
-            f"Kafka Connect has a connector {settings.connector}, but the target holds no hand-off for it: it"
-            " belongs to another pipeline (set CDC_PIPELINE__NAME), its target was lost (`cdc-consumer teardown"
-            " --without-target` removes it), or `reinit` was interrupted (run it again)"
-        )
     if problem := source_database.server(source).problem():
         raise ConfigurationError(problem)
     table = source_database.narrow_table(source, settings.source.table)
@@ -190,6 +185,19 @@ def _refuse_unfit(deployment: Deployment) -> None:
         )
     for problem in table.problems(settings.source.table):
         raise ConfigurationError(problem)
+    if topic := deployment.topics.describe(settings.topic_name):
+        _refuse_shape(topic, settings.topic)
+
+
+def _refuse_stranger(deployment: Deployment) -> None:
+    """A connector without a hand-off is not for us to change."""
+    settings = deployment.settings
+    if deployment.connect.config(settings.connector) is not None:
+        raise ConfigurationError(
+            f"Kafka Connect has a connector {settings.connector}, but the target holds no hand-off for it: it"
+            " belongs to another pipeline (set CDC_PIPELINE__NAME), its target was lost (`cdc-consumer teardown"
+            " --without-target` removes it), or `reinit` was interrupted (run it again)"
+        )
 
 
 def _prepare_source(deployment: Deployment, report: Report) -> None:
@@ -204,24 +212,29 @@ def _prepare_source(deployment: Deployment, report: Report) -> None:
 
 
 def _ensure_topic(deployment: Deployment, report: Report) -> Topic:
-    """Step 1 in Kafka. The Kafka key is the ship, not the row: compaction would lose nearly every event."""
+    """Step 1 in Kafka."""
     topics, name, shape = deployment.topics, deployment.settings.topic_name, deployment.settings.topic
     topic = topics.describe(name)
     if topic is None:
         topics.create(name, shape)
         report(f"created topic {name} with {shape.partitions} partitions")
         topic = _wait_topic(topics, name)
+    _refuse_shape(topic, shape)
+    return topic
+
+
+def _refuse_shape(topic: Topic, shape: TopicSettings) -> None:
+    """The Kafka key is the ship, not the row: compaction would lose nearly every event."""
     if topic.cleanup_policy != "delete":
         raise ConfigurationError(
-            f"topic {name} has cleanup.policy={topic.cleanup_policy}, which would lose events:"
+            f"topic {topic.name} has cleanup.policy={topic.cleanup_policy}, which would lose events:"
             " set it to delete (kafka-configs --alter --add-config cleanup.policy=delete)"
         )
     if topic.partitions != shape.partitions:
         raise ConfigurationError(
-            f"topic {name} has {topic.partitions} partitions, CDC_TOPIC__PARTITIONS says {shape.partitions}:"
+            f"topic {topic.name} has {topic.partitions} partitions, CDC_TOPIC__PARTITIONS says {shape.partitions}:"
             " make them agree; the number is settled once, for it fixes which partition a ship is in"
         )
-    return topic
 
 
 def _wait_topic(topics: Topics, name: str) -> Topic:

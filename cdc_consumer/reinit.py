@@ -2,9 +2,10 @@
 
 In: a hand-off whose slot, publication, topic, cluster or stored position is lost. Out: the next hand-off, with a
 slot, a barrier and boundaries of its own, that says why all cells must be verified. Guarantee: a stream that is
-whole is left alone; interrupted anywhere, the command finishes when run again, since the old epoch is ended
-first, with the reason, and every later step is skipped or repeated without harm. Consumers that run meanwhile
-write nothing with the epochs that they know: the new hand-off raises their fences in its own transaction.
+whole is left alone, and nothing is cleared away where server, table or topic would not do for a new epoch.
+Interrupted anywhere, the command finishes when run again, since the old epoch is ended first, with the reason,
+and every later step is skipped or repeated without harm. Consumers that run meanwhile write nothing with the
+epochs that they know: the new hand-off raises their fences in its own transaction.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from cdc_consumer.deployment import Deployment, one_at_a_time, open_deployment
-from cdc_consumer.init import begin, broken, require_same_names
+from cdc_consumer.init import begin, broken, require_fit, require_same_names
 from cdc_consumer.registration import Report, register, require_debezium
 from cdc_consumer.settings import Settings
 from cdc_consumer.slot import drop_slot, require_slot
@@ -55,6 +56,7 @@ def reinit(settings: Settings, *, wait_s: float, force: bool, report: Report) ->
             reason = _reason(deployment, before) or (BY_HAND if force else None)
             hand_off = before
             if reason:
+                require_fit(deployment)  # what `begin` would refuse must not cost a slot that is whole
                 if not before.ended:
                     end_epoch(deployment.target, before.pipeline, reason)
                     report(f"ended epoch {before.epoch}: {reason}")

@@ -1,10 +1,11 @@
 """A new epoch on the real chain: begun after a break, finished after a crash, and never by mistake."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from cdc_consumer import reinit as reinit_module
 from cdc_consumer.meter import Meter
@@ -12,6 +13,7 @@ from cdc_consumer.metrics import Snapshot
 from cdc_consumer.reinit import diagnose, reinit
 from cdc_consumer.target import Target
 from cdc_consumer.teardown import teardown
+from cdc_consumer.topic import Topics
 from tests.pipeline_world import WAIT_S, Pipeline, wait_for
 from widetable.errors import ConfigurationError, FenceLostError, OutdatedError
 from widetable.hand_off import HandOff, read_ledger, write_hand_off
@@ -65,6 +67,52 @@ def test_reinit_leaves_a_whole_stream_alone(streaming: Pipeline) -> None:
     assert begin_anew(streaming) == before == streaming.hand_off()
     assert streaming.changes == []
     assert begin_anew(streaming, force=True).epoch == 2
+
+
+def forgotten_partitions(pipeline: Pipeline) -> str:
+    """As after a `repartition` whose number nobody put into the settings; the topic is of the other number."""
+    topic = pipeline.settings.topic.model_copy(update={"partitions": 24})
+    pipeline.settings = pipeline.settings.model_copy(update={"topic": topic})
+    return "has 12 partitions, CDC_TOPIC__PARTITIONS says 24"
+
+
+def compacted_topic(pipeline: Pipeline) -> str:
+    """A break that a new epoch does not mend."""
+    name = pipeline.settings.topic_name
+    compact = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[compact])
+    admin = AdminClient(pipeline.settings.kafka.client(log_level=0))
+    admin.incremental_alter_configs([resource])[resource].result()
+    wait_for(
+        lambda: "compact" in str(Topics(pipeline.settings.kafka).describe(name)), "the policy is as before"
+    )
+    return "cleanup.policy=compact"
+
+
+def changed_identity(pipeline: Pipeline) -> str:
+    """The narrow table would no longer tell which row was deleted."""
+    pipeline.source.execute("ALTER TABLE tenant.tbl_data_timeseries REPLICA IDENTITY NOTHING")
+    return "REPLICA IDENTITY DEFAULT"
+
+
+@pytest.mark.parametrize("harm", [forgotten_partitions, compacted_topic, changed_identity])
+def test_a_reinit_that_could_not_begin_an_epoch_clears_nothing_away(
+    harm: Callable[[Pipeline], str], streaming: Pipeline
+) -> None:
+    """Epoch, slot and connector stay as they were: after the correction the command can be run, or left."""
+    before, slot = streaming.hand_off(), streaming.slot()
+    with pytest.raises(ConfigurationError, match=harm(streaming)):
+        begin_anew(streaming, force=True)
+    assert streaming.changes == []
+    assert streaming.hand_off() == before
+    kept = streaming.slot()
+    assert kept is not None
+    assert slot is not None
+    assert (kept.name, kept.wal_status, kept.invalidation_reason) == (slot.name, slot.wal_status, None)
+    with streaming.connect() as connect:
+        state = connect.state(streaming.name)
+    assert state is not None
+    assert state.running
 
 
 @pytest.mark.parametrize("step", STEPS)
