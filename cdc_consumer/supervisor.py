@@ -2,6 +2,7 @@
 
 In: a way to start a worker, and chores. Guarantee: the workers never outlive the parent's shutdown; a worker
 that crashed or could not reach something is started again, one that needs a person stops the whole program.
+A worker that met a new epoch or new partitions has done what it should: it is started again, and not counted.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ RESTART_S: Final = 1.0
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 60.0
 """A worker that ends more often than that has a cause that starting again doesn't cure."""
+OUTDATED: Final = 64
+"""Exit code between worker and parent for `OutdatedError`; no program ends with it.
+
+A new epoch or new partitions end every worker, one after the other: with many of them, more than `RESTARTS`."""
 
 
 @dataclass(slots=True)
@@ -177,12 +182,18 @@ class Supervisor:
             raise ConfigurationError(reason)
         if code == ExitCode.STOPPED:
             raise StoppedError(reason)
+        if code == OUTDATED:
+            return  # no pause either: of many, each would hold up the next, and a signal to end
+        self._count(code, reason)
+        time.sleep(RESTART_S)
+
+    def _count(self, code: int | None, reason: str) -> None:
+        """Give up when workers end again and again."""
         now = time.monotonic()
         self._restarts.append(now)
         if len(self._restarts) == RESTARTS and now - self._restarts[0] < RESTART_WINDOW_S:
             message = f"Consumer processes ended {RESTARTS} times within a minute; the last: {reason}"
             raise UnreachableError(message) if code == ExitCode.UNREACHABLE else WideTableError(message)
-        time.sleep(RESTART_S)
 
     def _do_chores(self) -> None:
         for chore in self._chores:

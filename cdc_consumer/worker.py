@@ -16,9 +16,10 @@ from confluent_kafka import KafkaException
 
 from cdc_consumer.consumer import Consumer
 from cdc_consumer.metrics import Snapshot
+from cdc_consumer.supervisor import OUTDATED
 from cdc_consumer.topic import kafka_error
 from widetable.command_line import named
-from widetable.errors import ExitCode, WideTableError
+from widetable.errors import ExitCode, OutdatedError, WideTableError
 from widetable.logs import LogSettings, configure
 
 log = structlog.get_logger(__name__)
@@ -32,7 +33,7 @@ Build = Callable[[str, Snapshot], Consumer]
 
 
 def run_worker(build: Build, logs: LogSettings, number: int, pipe: Pipe) -> None:
-    """Entry point of a consumer process; ends with one of the programs' exit codes."""
+    """Entry point of a consumer process; ends with one of the programs' exit codes, or `OUTDATED`."""
     configure(logs)
     structlog.contextvars.bind_contextvars(worker=number)
     stopping = _stop_on_signals()
@@ -43,7 +44,13 @@ def run_worker(build: Build, logs: LogSettings, number: int, pipe: Pipe) -> None
         if known is None:
             log.exception("bug")
         _tell(pipe, f"{known or repr(error)}")
-        raise SystemExit(known.exit_code if known else ExitCode.BUG) from None
+        raise SystemExit(_exit_code(known)) from None
+
+
+def _exit_code(known: WideTableError | None) -> int:
+    if isinstance(known, OutdatedError):
+        return OUTDATED
+    return known.exit_code if known else ExitCode.BUG
 
 
 def _surprise(error: Exception) -> WideTableError | None:

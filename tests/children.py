@@ -71,6 +71,12 @@ def is_unreachable(pipe: Pipe) -> None:
     raise SystemExit(4)
 
 
+def is_outdated(pipe: Pipe) -> None:
+    """End as when a new epoch began."""
+    pipe.send("another epoch began")
+    raise SystemExit(64)
+
+
 def has_a_bug(_: Pipe) -> None:
     """End without a word."""
     raise SystemExit(1)

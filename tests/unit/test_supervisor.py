@@ -24,6 +24,7 @@ from tests.children import (
     crashes,
     has_a_bug,
     ignores_sigterm,
+    is_outdated,
     is_unreachable,
     lingers_without_a_pipe,
     needs_a_person,
@@ -203,6 +204,25 @@ def test_a_worker_that_keeps_ending_ends_the_program(body: Body, code: ExitCode,
         supervise(children).run()
     assert ended.value.exit_code is code
     assert len(children.started) == supervisor_module.RESTARTS
+
+
+def test_more_processes_than_crashes_are_allowed_may_meet_a_new_epoch() -> None:
+    """A `repartition` or `reinit` ends each of them once: the program goes on with as many."""
+    processes = supervisor_module.RESTARTS + 1
+    children = Children(*[is_outdated] * processes, works)
+    supervisor = supervise(children, processes=processes)
+    with stopped_when(supervisor.ready, "all are started again"):
+        supervisor.run()
+    codes = [child.exitcode for child in children.started]
+    assert codes == [supervisor_module.OUTDATED] * processes + [0] * processes
+
+
+def test_a_new_epoch_between_crashes_does_not_hide_them() -> None:
+    """Only what was asked for is not counted."""
+    children = Children(*[crashes, is_outdated] * 4, crashes)
+    with pytest.raises(WideTableError, match="5 times within a minute"):
+        supervise(children).run()
+    assert len(children.started) == 9
 
 
 def test_few_endings_long_apart_are_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:

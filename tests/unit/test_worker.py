@@ -17,7 +17,8 @@ from confluent_kafka import KafkaError, KafkaException
 from cdc_consumer import worker
 from cdc_consumer.consumer import Consumer
 from cdc_consumer.metrics import Snapshot
-from widetable.errors import ConfigurationError, ExitCode, StoppedError, UnreachableError
+from cdc_consumer.supervisor import OUTDATED
+from widetable.errors import ConfigurationError, ExitCode, OutdatedError, StoppedError, UnreachableError
 from widetable.logs import LogSettings
 
 Step = Callable[[int], None]
@@ -126,6 +127,7 @@ def test_the_garbage_collector_is_off_in_the_loop(pipes: tuple[Pipe, Pipe]) -> N
         pytest.param(ConfigurationError("no grant"), ExitCode.CONFIGURATION, "no grant", id="configuration"),
         pytest.param(StoppedError("truncated"), ExitCode.STOPPED, "truncated", id="stopped"),
         pytest.param(UnreachableError("away"), ExitCode.UNREACHABLE, "away", id="unreachable"),
+        pytest.param(OutdatedError("a new epoch"), OUTDATED, "a new epoch", id="outdated"),
         pytest.param(
             KafkaException(KafkaError(KafkaError._TRANSPORT)),
             ExitCode.UNREACHABLE,
@@ -136,7 +138,7 @@ def test_the_garbage_collector_is_off_in_the_loop(pipes: tuple[Pipe, Pipe]) -> N
     ],
 )
 def test_an_error_is_told_to_the_parent_and_ends_the_process(
-    pipes: tuple[Pipe, Pipe], error: Exception, code: ExitCode, reason: str
+    pipes: tuple[Pipe, Pipe], error: Exception, code: int, reason: str
 ) -> None:
     """The parent needs the reason and the code to decide what follows."""
 
