@@ -87,13 +87,24 @@ def topic_problem(topic: Topic | None, hand_off: HandOff) -> str | None:
 
 
 def partition_problem(topic: Topic, known: Collection[int]) -> str | None:
-    """The topic has the partitions that the ledger knows."""
-    if topic.partitions == len(known):
+    """The ledger knows every partition that the topic has."""
+    if topic.partitions <= len(known):
         return None
     return (
         f"topic {topic.name} has {topic.partitions} partitions, the ledger knows {len(known)}: partitions were"
         " added behind our back, so the order of a ship's changes is no longer certain. Run"
-        f" `cdc-consumer repartition --partitions {max(topic.partitions, len(known))}`"
+        f" `cdc-consumer repartition --partitions {topic.partitions}`"
+    )
+
+
+def unfinished_problem(topic: Topic, known: Collection[int]) -> str | None:
+    """The topic has every partition that the ledger knows; `repartition` tells the ledger first."""
+    if topic.partitions >= len(known):
+        return None
+    return (
+        f"topic {topic.name} has {topic.partitions} partitions, and shall have {len(known)}: `cdc-consumer"
+        " repartition` is at work, or was interrupted. Nothing is lost; run"
+        f" `cdc-consumer repartition --partitions {len(known)}`, which finishes it"
     )
 
 

@@ -87,7 +87,8 @@ def _require_healthy(deployment: Deployment, hand_off: HandOff) -> Slot:
     if topic is None or slot is None:
         raise UnreachableError("slot or topic vanished while they were looked at: run the command again")
     rows = read_ledger(deployment.target, hand_off.pipeline, hand_off.topic_id)
-    if problem := health.partition_problem(topic, [row.partition for row in rows]):
+    known = [row.partition for row in rows]
+    if problem := health.partition_problem(topic, known) or health.unfinished_problem(topic, known):
         raise ConfigurationError(problem)
     return slot
 

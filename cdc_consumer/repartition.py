@@ -10,9 +10,10 @@ order is the guarantee:
 4. raise the topic's number
 5. start the connector; a new producer sees all partitions
 
-Interrupted, it finishes when run again. Where somebody raised the topic's number meanwhile, order may be lost,
-and consumers stop at partitions that they don't know, so that nobody is left to empty the old ones: the new ones
-are taken in from their begin at once, and a verify is demanded.
+Interrupted, it finishes when run again. It does not begin beside a `snapshot`, which fills the old partitions.
+Where somebody raised the topic's number meanwhile, order may be lost, and consumers stop at partitions that they
+don't know, so that nobody is left to empty the old ones: the new ones are taken in from their begin at once, and a
+verify is demanded.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Final
 
 import structlog
 
+from cdc_consumer.connector import snapshot_name
 from cdc_consumer.deployment import Deployment, one_at_a_time, open_deployment
 from cdc_consumer.init import broken, require_same_names
 from cdc_consumer.registration import RUNBOOK, Report, register
@@ -29,7 +31,7 @@ from cdc_consumer.settings import Settings
 from cdc_consumer.slot import read_slot, require_slot
 from cdc_consumer.topic import Topic
 from widetable.control import check_control
-from widetable.errors import ConfigurationError, UnreachableError
+from widetable.errors import ConfigurationError, UnreachableError, WideTableError
 from widetable.hand_off import HandOff, add_partitions, read_ledger, require_hand_off
 
 log = structlog.get_logger(__name__)
@@ -48,8 +50,9 @@ def repartition(settings: Settings, partitions: int, *, wait_s: float, report: R
         report: called with a sentence per change.
 
     Raises:
-        ConfigurationError: the stream is broken, or the number is lower than what there is.
-        UnreachableError: nobody reads the old partitions to their end; the connector runs again.
+        ConfigurationError: the stream is broken, a snapshot is under way, or the number is lower than there is.
+        UnreachableError: nobody reads the old partitions to their end, and the connector runs again; or Kafka does
+            not add the new ones, and it stays stopped.
     """
     with open_deployment(settings, "cdc-consumer repartition") as deployment:
         check_control(deployment.target, settings.target.control_schema)
@@ -99,38 +102,74 @@ def _raise(
     report: Report,
 ) -> None:
     """Steps 1 to 4; what an earlier run has done is not done again."""
-    topics, missing = deployment.topics, sorted(set(range(partitions)) - set(known))
-    if topic.partitions < partitions:
-        topics.add_partitions(topic.name, partitions, only_try=True)
-    deployment.connect.stop(deployment.settings.connector)
-    report(f"stopped connector {deployment.settings.connector}")
+    missing = sorted(set(range(partitions)) - set(known))
     unplanned = any(number < topic.partitions for number in missing)
-    if not unplanned:  # else no consumer runs: each stops that meets an unknown partition, be it empty
-        try:
-            # The ledger may know more than the topic has: an earlier run was interrupted in between.
-            _drain(deployment, hand_off, [n for n in known if n < topic.partitions], wait_s)
-        except BaseException:
-            deployment.connect.resume(deployment.settings.connector)
-            raise
-    add_partitions(deployment.target, hand_off, missing, UNPLANNED if unplanned else None)
     if topic.partitions < partitions:
-        topics.add_partitions(topic.name, partitions)
-        topics.end_offsets(topic.name, range(partitions))  # answers once their leaders do
+        deployment.topics.add_partitions(topic.name, partitions, only_try=True)
+    # The ledger may know more than the topic has: an earlier run was interrupted in between.
+    old = [number for number in known if number < topic.partitions]
+    if unplanned:
+        old = []  # no consumer runs that could empty them: each stops that meets an unknown partition, be it empty
+    else:
+        _refuse_beside_snapshot(deployment)
+    _take_in(deployment, hand_off, old, missing, UNPLANNED if unplanned else None, wait_s, report)
+    if topic.partitions < partitions:
+        _enlarge(deployment, topic.name, partitions)
     report(f"topic {topic.name} has {partitions} partitions" + (f"; {UNPLANNED}" if unplanned else ""))
 
 
+def _refuse_beside_snapshot(deployment: Deployment) -> None:
+    """It fills the old partitions for hours, all of which the stream would stand still."""
+    name = snapshot_name(deployment.settings.connector)
+    if deployment.connect.config(name) is not None:
+        raise ConfigurationError(
+            f"connector {name} sends history into the partitions that must be read to their end first: wait for"
+            " it with `cdc-consumer snapshot`, or give it up with `cdc-consumer snapshot --remove`; then run the"
+            " command again"
+        )
+
+
+def _take_in(
+    deployment: Deployment,
+    hand_off: HandOff,
+    old: list[int],
+    missing: list[int],
+    reason: str | None,
+    wait_s: float,
+    report: Report,
+) -> None:
+    """Steps 1 to 3; where they fail the topic is as it was, and the connector goes on as before."""
+    connect, name = deployment.connect, deployment.settings.connector
+    try:
+        connect.stop(name)
+        report(f"stopped connector {name}")
+        if old:
+            _drain(deployment, hand_off, old, wait_s)
+        add_partitions(deployment.target, hand_off, missing, reason)
+    except BaseException:
+        connect.resume(name)
+        raise
+
+
 def _drain(deployment: Deployment, hand_off: HandOff, partitions: list[int], wait_s: float) -> None:
-    """Step 2: wait while the ledger moves on, until it has reached the ends of the old partitions."""
+    """Step 2: wait while the ledger moves on, until it has reached the ends of the old partitions.
+
+    The ends are those at the reader's end, so that nothing else that writes can move them away; they are read anew
+    only if somebody starts the connector meanwhile.
+    """
+    ends: dict[int, int] = {}
     best, deadline = -1, time.monotonic() + wait_s
     while True:
         slot = read_slot(deployment.source, hand_off.slot)
-        silent = slot is None or slot.active_pid is None  # read before the ends: they are final then
-        ends = deployment.topics.end_offsets(hand_off.topic, partitions)
+        if slot is not None and slot.active_pid is not None:
+            ends = {}
+        elif not ends:  # read after the slot was seen silent: they are final
+            ends = deployment.topics.end_offsets(hand_off.topic, partitions)
         rows = read_ledger(deployment.target, hand_off.pipeline, hand_off.topic_id)
         behind = sorted(row.partition for row in rows if row.next_offset < ends.get(row.partition, 0))
-        if silent and not behind:
+        if ends and not behind:
             return
-        if (reached := sum(row.next_offset for row in rows)) > best:
+        if (reached := sum(min(row.next_offset, ends.get(row.partition, 0)) for row in rows)) > best:
             best, deadline = reached, time.monotonic() + wait_s
         if time.monotonic() > deadline:
             raise UnreachableError(
@@ -139,6 +178,19 @@ def _drain(deployment: Deployment, hand_off: HandOff, partitions: list[int], wai
                 " the connector runs as before"
             )
         time.sleep(POLL_S)
+
+
+def _enlarge(deployment: Deployment, topic: str, partitions: int) -> None:
+    """Step 4. Where it fails, Kafka may still do it: a connector that ran by then would move ships under way."""
+    try:
+        deployment.topics.add_partitions(topic, partitions)
+        deployment.topics.end_offsets(topic, range(partitions))  # answers once their leaders do
+    except WideTableError as error:
+        raise UnreachableError(
+            f"connector {deployment.settings.connector} stays stopped, and changes wait in the slot, since the"
+            f" topic's partitions could not be added: run `cdc-consumer repartition --partitions {partitions}`"
+            f" again, which finishes it. The reason: {error}"
+        ) from error
 
 
 def _start(deployment: Deployment, hand_off: HandOff, wait_s: float, report: Report) -> None:

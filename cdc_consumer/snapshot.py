@@ -7,7 +7,7 @@ is a slice of history like any other; and an `r` only fills cells that are empty
 whatever order it arrives. The stream's own connector is left alone: with a stored position, which `init` must
 give it, Debezium takes no snapshot.
 
-Interrupted, it goes on: Connect keeps the connector, and the command waits for it again.
+Interrupted, it goes on: Connect keeps the connector, and the command waits for it again, or gives it up.
 """
 
 from __future__ import annotations
@@ -62,6 +62,23 @@ def snapshot(settings: Settings, *, wait_s: float, detach: bool, report: Report)
         _wait_complete(deployment.connect, wanted.name, report)
         remove_one(deployment.connect, wanted.name, report)
         report(f"all of history is in topic {hand_off.topic}")
+
+
+def give_up(settings: Settings, *, wait_s: float, report: Report) -> None:
+    """Remove the connector, wherever it stands; what it has sent stays, for it is as good as any history.
+
+    Args:
+        settings: the deployment.
+        wait_s: longest wait for another command on this pipeline, in seconds.
+        report: called with a sentence if there was one.
+
+    Raises:
+        UnreachableError: a part does not answer.
+    """
+    with open_deployment(settings, "cdc-consumer snapshot") as deployment:
+        check_control(deployment.target, settings.target.control_schema)
+        with one_at_a_time(deployment.target, settings.pipeline.name, wait_s):
+            remove_one(deployment.connect, snapshot_name(settings.connector), report)
 
 
 def connector(settings: Settings, hand_off: HandOff) -> Connector:

@@ -37,7 +37,10 @@ def topic(parts: Parts) -> Finding:
         rows = read_ledger(parts.control(), hand_off.pipeline, hand_off.topic_id)
         if problem := health.topic_problem(found, hand_off):
             return bad(f"{problem}. {RUNBOOK}")
-        if found and (problem := health.partition_problem(found, [row.partition for row in rows])):
+        known = [row.partition for row in rows]
+        if found and (
+            problem := health.partition_problem(found, known) or health.unfinished_problem(found, known)
+        ):
             return bad(problem)
     if found is None:
         return ok(f"topic {settings.topic_name} will be made by `init`")

@@ -256,5 +256,9 @@ def _topic(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
     problem = health.topic_problem(topic, hand_off)
     if problem is not None:
         sight.suspected.append(problem)
-    elif topic and (problem := health.partition_problem(topic, [row.partition for row in rows])):
-        sight.added.append(problem)
+    elif topic:
+        known = [row.partition for row in rows]
+        if problem := health.partition_problem(topic, known):
+            sight.added.append(problem)
+        if problem := health.unfinished_problem(topic, known):
+            sight.passing.append(problem)

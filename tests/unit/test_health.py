@@ -135,6 +135,16 @@ def test_partitions_that_the_ledger_does_not_know_name_their_command() -> None:
     assert health.partition_problem(TOPIC, [0, 1]) is None
     complaint = str(health.partition_problem(replace(TOPIC, partitions=3), [0, 1]))
     assert "`cdc-consumer repartition --partitions 3`" in complaint
+    assert "behind our back" in complaint
+    assert health.unfinished_problem(replace(TOPIC, partitions=3), [0, 1]) is None
+
+
+def test_partitions_that_the_ledger_alone_knows_are_a_repartition_on_its_way() -> None:
+    """Nobody added anything behind our back, so no consumer stops for them."""
+    assert health.unfinished_problem(TOPIC, [0, 1]) is None
+    assert health.partition_problem(TOPIC, [0, 1, 2]) is None
+    said = str(health.unfinished_problem(TOPIC, [0, 1, 2]))
+    assert "`cdc-consumer repartition --partitions 3`, which finishes" in said
 
 
 @pytest.mark.parametrize(
