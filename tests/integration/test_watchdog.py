@@ -7,9 +7,14 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient
+from psycopg import sql
 
-from cdc_consumer.watchdog import Lookout
+from cdc_consumer.registration import RUNBOOK
+from cdc_consumer.topic import Topics
+from cdc_consumer.watchdog import Lookout, watch
 from tests.pipeline_world import Pipeline, wait_for
+from widetable.errors import StoppedError
 from widetable.hand_off import HandOff
 
 pytestmark = pytest.mark.stack
@@ -86,6 +91,77 @@ def test_a_slot_that_skipped_changes_is_seen(
     assert seen.look().broken == []
     harm(streaming)
     assert said in " ".join(seen.look().broken)
+
+
+def drop_publication(pipeline: Pipeline) -> None:
+    """What is not published is in no stream."""
+    pipeline.source.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(pipeline.name)))
+
+
+def recreate_topic(pipeline: Pipeline) -> None:
+    """Delete the topic, and make it again under its name."""
+    settings, topics = pipeline.settings, Topics(pipeline.settings.kafka)
+    admin = AdminClient(settings.kafka.client())
+    with pipeline.connect() as connect:
+        connect.stop(settings.connector)
+    admin.delete_topics([settings.topic_name])[settings.topic_name].result()
+    wait_for(lambda: topics.describe(settings.topic_name) is None, "the topic is gone")
+    topics.create(settings.topic_name, settings.topic)
+    wait_for(lambda: topics.describe(settings.topic_name) is not None, "the topic is there again")
+
+
+def name_another_cluster(pipeline: Pipeline) -> None:
+    """As if the source's address led to another cluster than at `init`."""
+    rewrite_hand_off(pipeline, "system_identifier = '1' || system_identifier")
+
+
+def name_another_timeline(pipeline: Pipeline) -> None:
+    """As if a standby had been promoted since `init`."""
+    rewrite_hand_off(pipeline, "timeline = timeline + 1")
+
+
+def rewrite_hand_off(pipeline: Pipeline, change: str) -> None:
+    """Change what `init` recorded of the source."""
+    table = sql.Identifier(pipeline.settings.target.control_schema, "hand_off")
+    changed = pipeline.target.execute(sql.SQL("UPDATE {} SET ").format(table) + sql.SQL(change))
+    assert changed.rowcount == 1
+
+
+def verdict(pipeline: Pipeline) -> str:
+    """What the watchdog stops for, after as many looks as it needs to be sure."""
+    hand_off, said = pipeline.hand_off(), list[str]()
+    assert isinstance(hand_off, HandOff)
+    dog = watch(pipeline.settings, hand_off)
+
+    def stopped() -> bool:
+        try:
+            dog.step()
+        except StoppedError as error:
+            said.append(str(error))
+        return bool(said)
+
+    wait_for(stopped, "the watchdog stops")
+    return said[0]
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (drop_publication, "publication {name} is gone: changes since then are lost"),
+        (recreate_topic, "topic {topic} was deleted and made anew: the events of the old one are lost"),
+        (name_another_cluster, "CDC_SOURCE__DSN points elsewhere, or the source was restored"),
+        (name_another_timeline, "a standby was promoted or a backup restored"),
+    ],
+)
+def test_a_broken_premise_stops_the_consumer_with_the_way_on(
+    streaming: Pipeline, harm: Callable[[Pipeline], None], said: str
+) -> None:
+    """Publication, topic, cluster, timeline: the verdict names which one, and the page that says what to do."""
+    assert lookout(streaming).look().broken == []
+    harm(streaming)
+    told = verdict(streaming)
+    assert said.format(name=streaming.name, topic=streaming.settings.topic_name) in told
+    assert told.endswith(RUNBOOK)
 
 
 @pytest.mark.parametrize("harm", [drop, make_anew])
