@@ -119,6 +119,7 @@ def _prepare(
 ) -> None:
     tables = [table for (ship, _), table in load_layout(conn).tables.items() if ship in ships]
     oids = [table.oid for table in tables]
+    _require_owner(conn, oids)
     if brin:
         lacking = {oid for (oid,) in conn.execute(SQL["without_brin"], [oids])}
         for table in tables:
@@ -129,6 +130,15 @@ def _prepare(
         for index in found:
             _drop(conn, index)
         tell(f"{len(found)} indexes are dropped for the load and built again after it")
+
+
+def _require_owner(conn: Connection, oids: Sequence[int]) -> None:
+    """Refuse before anything is recorded: a build that the role may not do would end every later run, too."""
+    for table, owner in conn.execute(SQL["of_others"], [oids]):
+        raise ConfigurationError(
+            f"Indexes of {table} can be dropped and built by its owner only: set CDC_TARGET__DDL_DSN to the role"
+            f" {owner}, or run without --defer-indexes and --brin. Nothing was copied."
+        )
 
 
 def _drop(conn: Connection, index: Index) -> None:
@@ -168,6 +178,8 @@ def _build(conn: Connection, index: Index, tell: Callable[[str], None]) -> None:
             conn.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(name))
         try:
             conn.execute(index.definition.replace(" INDEX ", " INDEX CONCURRENTLY ", 1).encode())
+        except psycopg.errors.InsufficientPrivilege:
+            raise  # the index is as it should be, the role is not
         except psycopg.errors.ProgrammingError as error:
             raise ConfigurationError(
                 f"Index {index.name} can't be built as it was: {error.diag.message_primary}. Build another one by"

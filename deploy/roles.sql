@@ -67,7 +67,8 @@ SELECT format('CREATE PUBLICATION %I FOR TABLE %I.%I, %I.%I'
               :'publication', :'narrow_schema', :'narrow_table', :'heartbeat_schema', :'heartbeat_table')
 WHERE NOT EXISTS (SELECT FROM pg_publication WHERE pubname = :'publication') \gexec
 \elif :at_target
--- Owns the wide and the control tables: `schema apply`, migrations, columns and tables of newcomers.
+-- Owns the wide and the control tables: `schema apply`, migrations, columns and tables of newcomers, and the indexes
+-- of `backfill run --defer-indexes` and `--brin`.
 SELECT format('CREATE ROLE %I LOGIN', :'ddl')
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'ddl') \gexec
 -- Both programs at the target: rows, and temporary tables to merge from. One role for both, since each must be

@@ -231,7 +231,8 @@ def ddl_errors(target: TargetSettings) -> Iterator[None]:
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
             f"The target role may not do this: {_reason(error)}. It needs CREATE on the schemas"
-            f" {target.wide_schema} and {target.control_schema}, and to own the tables in them."
+            f" {target.wide_schema} and {target.control_schema}, and to own the tables in them:"
+            " CDC_TARGET__DDL_DSN names such a role."
         ) from error
     except psycopg.errors.ProgramLimitExceeded as error:
         raise ConfigurationError(f"PostgreSQL refuses the table: {_reason(error)}.") from error

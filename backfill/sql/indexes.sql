@@ -16,6 +16,12 @@ WHERE NOT EXISTS (
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
     WHERE i.indrelid = t.oid AND i.indisvalid AND m.amname = 'brin' AND a.attname = 'created_time')
 
+-- of_others --
+-- A table that this role neither owns nor inherits from who does.
+SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c
+WHERE c.oid = ANY (%s::oid[]) AND NOT pg_has_role(c.relowner, 'USAGE')
+ORDER BY c.relname LIMIT 1
+
 -- record --
 INSERT INTO deferred_index (schema_name, index_name, table_name, definition) VALUES (%s, %s, %s, %s)
 ON CONFLICT (schema_name, index_name) DO NOTHING

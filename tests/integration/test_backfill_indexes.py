@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from backfill import cli, indexes
 from backfill.app import Outcome
@@ -84,6 +88,49 @@ def test_indexes_are_dropped_for_the_load_and_built_after_it(
     assert indexed.backfill("run", "--brin") == ExitCode.DONE
     assert found(indexed) == after
     assert indexed.one("SELECT count(*) FROM deferred_index") == 0
+
+
+@contextmanager
+def writer(world: World) -> Iterator[str]:
+    """A role that may write rows and owns no table; gives its DSN."""
+    role = f"writer_{world.target.info.dbname}"
+    name, grant = sql.Identifier(role), sql.SQL("GRANT {} ON {} IN SCHEMA tenant, cdc TO {}")
+    rows = sql.SQL("SELECT, INSERT, UPDATE, DELETE")
+    world.target.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'w'").format(name))
+    world.target.execute(sql.SQL("GRANT USAGE ON SCHEMA tenant, cdc TO {}").format(name))
+    world.target.execute(grant.format(rows, sql.SQL("ALL TABLES"), name))
+    try:
+        yield make_conninfo(world.target_dsn, user=role, password="w")
+    finally:
+        world.target.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(name))
+
+
+@pytest.mark.parametrize("flag", ["--defer-indexes", "--brin"])
+def test_a_role_that_owns_no_table_is_refused_before_anything_is_copied(
+    indexed: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    """Nothing is on record then that a later run would have to build."""
+    with writer(indexed) as dsn:
+        monkeypatch.setenv("CDC_TARGET__DDL_DSN", dsn)
+        assert indexed.backfill("run", flag) == ExitCode.CONFIGURATION
+    assert "set CDC_TARGET__DDL_DSN to the role" in capsys.readouterr().err
+    assert indexed.one("SELECT count(*) FROM deferred_index") == 0
+    assert not indexed.wide_cells()
+
+
+def test_a_role_that_may_not_build_what_is_recorded_is_named_as_the_reason(
+    indexed: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record stays, for a run with the right role."""
+    indexed.target.execute("DROP INDEX tenant.by_speed")
+    indexed.target.execute(RECORD, ["by_speed", NAME, BY_SPEED.format(TABLE)])
+    with writer(indexed) as dsn:
+        monkeypatch.setenv("CDC_TARGET__DDL_DSN", dsn)
+        assert indexed.backfill("run") == ExitCode.CONFIGURATION
+    assert "CDC_TARGET__DDL_DSN names such a role" in capsys.readouterr().err
+    monkeypatch.delenv("CDC_TARGET__DDL_DSN")
+    assert indexed.backfill("run") == ExitCode.DONE
+    assert "by_speed" in found(indexed)
 
 
 @pytest.mark.parametrize(
