@@ -1,21 +1,22 @@
-"""The main job with the four roles of `deploy/roles.sql`, hostile ids included; and what no role may do."""
+"""Every command with the four roles of `deploy/roles.sql`, hostile ids included; and what no role may do."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import re
+import struct
+from dataclasses import replace
 
 import psycopg
 import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
-from devstack.product import Product
-from devstack.stack import Stack
-from tests.roles import Roles, four_roles
+from devstack.product import Process, Product
+from tests.roles_world import World, number
 from tests.waiting import wait_until
+from widetable.errors import ExitCode
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytest_plugins = ["tests.roles_fixture"]
 
 HOSTILE = (
     "'; DROP TABLE tenant.victim;--",
@@ -43,72 +44,14 @@ TABLES = (
 NEW_CHANNEL = "SELECT count(*) FROM channel WHERE channel_id = 'new/channel' AND state = 'live'"
 LIVE_SHIPS = "SELECT count(*) FROM ship WHERE state = 'live'"
 STRANDED = "SELECT count(*) FROM overflow_cell"
-INSERT = """
-INSERT INTO tenant.tbl_data_timeseries (ship_id, data_channel_id, created_time, str_v, value_format)
-VALUES (%s, %s, timestamp '2026-01-01' + %s * interval '15 s', %s, 'String')
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Databases as their administrator sees them, and the programs with their roles."""
-
-    source: str
-    target: str
-    roles: Roles
-    consumer: Product
-    backfill: Product
-    folder: Path
-
-    def succeed(self, *command: str) -> str:
-        """Run a command with its own role; no password may stand in what it prints."""
-        product = self.backfill if command[0] == "backfill" else self.consumer
-        done = product.run(*command, quiet=True)
-        said = done.stdout + done.stderr
-        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{said}"
-        assert not [password for password in self.roles.passwords if password in said]
-        return said
-
-    def insert(self, ships: tuple[str, ...], channels: tuple[str, ...], moment: int) -> None:
-        """A sample of each channel of each ship, its value an id."""
-        with psycopg.connect(self.source, autocommit=True) as conn:
-            rows = [(ship, channel, moment, channel) for ship in ships for channel in channels]
-            conn.cursor().executemany(INSERT, rows)
-
-
-@pytest.fixture
-def world(stack: Stack, source_dsn: str, target_dsn: str, tmp_path: Path) -> Iterator[World]:
-    """Roles made by the script, nothing else."""
-    name = f"roles_{secrets.token_hex(4)}"
-    with four_roles(source_dsn, target_dsn, name) as roles:
-        common = {
-            **stack.environment(),
-            "CDC_TARGET__DSN": roles.writer,
-            "CDC_PIPELINE__NAME": name,
-            "CDC_CONNECT__HEARTBEAT_MS": "500",
-            "CDC_CONSUMER__HTTP_PORT": "0",
-            "CDC_TOPIC__PARTITIONS": "4",
-            "CDC_LOG__LEVEL": "debug",
-        }
-        at_source = {**common, "CDC_SOURCE__DSN": roles.debezium, "CDC_TARGET__DDL_DSN": roles.ddl}
-        consumer = Product(at_source, tmp_path)
-        backfill = Product({**common, "CDC_SOURCE__DSN": roles.history}, tmp_path)
-        yield World(source_dsn, target_dsn, roles, consumer, backfill, tmp_path)
-        consumer.kill_started()
-        consumer.run("cdc-consumer", "teardown", "--yes", quiet=True)
+DEAD = "SELECT count(*) FROM dead_cell"
+SLOTS = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s"
 
 
 def tables(dsn: str) -> set[tuple[str, str]]:
     """Every table of a database."""
     with psycopg.connect(dsn) as conn:
         return {(schema, name) for schema, name in conn.execute(TABLES.encode())}
-
-
-def number(dsn: str, query: str) -> int:
-    """A single number, with the control schema on the path."""
-    with psycopg.connect(dsn, autocommit=True, options="-c search_path=cdc,tenant") as conn:
-        (row,) = conn.execute(query.encode()).fetchall()
-    return int(row[0])
 
 
 @pytest.mark.faults
@@ -142,6 +85,124 @@ def test_the_main_job_needs_no_more_than_the_four_roles(world: World) -> None:
     assert all(name.startswith("tbl_data_timeseries_") for _, name in grown)
     logged = run.log.read_text()
     assert not [password for password in world.roles.passwords if password in logged]
+
+
+@pytest.mark.faults
+def test_every_other_command_needs_no_more_than_the_four_roles(world: World) -> None:
+    """What mends, moves and ends a pipeline, each with its effect, and no cell differs at the end."""
+    world.insert(("SHIP1", "SHIP2"), ("a/b",), moment=0)
+    world.succeed("cdc-consumer", "schema", "apply")
+    world.succeed("cdc-consumer", "init")
+    run = world.consumer.start("cdc-consumer", "run")
+    world.succeed("cdc-consumer", "snapshot")
+    wait_until(world.as_sent, "history came through Kafka", 60)
+    repairs_cells(world)
+    replays_a_dead_record(world)
+    copies_and_corrects(world)
+    again = begins_anew_after_a_truncate(world, run)
+    adds_partitions(world)
+    world.succeed("backfill", "verify", "--settle-timeout", "100")
+    assert again.terminate() == 0, again.log.read_text()[-3000:]
+    gives_the_stream_up(world)
+
+
+def repairs_cells(world: World) -> None:
+    """Once, and beside the stream; each cell once, since a repair outranks no other of its epoch."""
+    world.spoil_cell(1)
+    world.succeed("backfill", "verify", "--repair", "--no-settle")
+    assert world.as_sent()
+    world.spoil_cell(2)
+    follower = world.backfill.start("backfill", "verify", "--follow", "--repair", "--no-settle")
+    wait_until(world.as_sent, "the follower repairs", 60)
+    assert follower.terminate() == 0, follower.log.read_text()
+
+
+def replays_a_dead_record(world: World) -> None:
+    """A record whose schema nobody knows is dead; with its real number it is applied."""
+    message = record_of(world, b"SHIP1")
+    value = message.value() or b""
+    producer = Producer({"bootstrap.servers": world.consumer.environment["CDC_KAFKA__BOOTSTRAP_SERVERS"]})
+    unknown = struct.pack(">bI", 0, 2_000_000_000) + value[5:]
+    producer.produce(message.topic() or "", unknown, message.key(), message.partition() or 0)
+    assert producer.flush(30) == 0
+    wait_until(lambda: number(world.target, DEAD) == 1, "the record is dead", 60)
+    assert "unknown_schema" in world.succeed("cdc-consumer", "dead-letters", "list")
+    with psycopg.connect(world.target, autocommit=True) as conn:
+        conn.execute("UPDATE cdc.dead_cell SET raw_value = %s", [value])
+    world.lose_row(1)
+    world.succeed("cdc-consumer", "dead-letters", "replay", "--all")
+    assert world.as_sent()
+    assert number(world.target, DEAD) == 0
+
+
+def record_of(world: World, ship: bytes) -> Message:
+    """The first record of a ship in the change topic."""
+    with psycopg.connect(world.target) as conn:
+        ((topic,),) = conn.execute("SELECT topic FROM cdc.hand_off").fetchall()
+    brokers = world.consumer.environment["CDC_KAFKA__BOOTSTRAP_SERVERS"]
+    consumer = Consumer({"bootstrap.servers": brokers, "group.id": "reader"})
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(4)])
+    try:
+        while (message := consumer.poll(30)) is not None:
+            if ship in (message.value() or b""):
+                return message
+    finally:
+        consumer.close()
+    raise AssertionError("the topic holds no such record")
+
+
+def copies_and_corrects(world: World) -> None:
+    """Ranges and slices again, indexes with the role that owns the tables, out to a file and in from it."""
+    ranges = world.folder / "failed.csv"
+    ranges.write_text("ship,start,end\nSHIP2,,\n")
+    world.lose_row(2)
+    world.succeed("backfill", "retry", str(ranges))
+    assert world.as_sent()
+    refused = world.backfill.run("backfill", "run", "--brin", quiet=True)
+    assert refused.returncode == ExitCode.CONFIGURATION
+    assert "set CDC_TARGET__DDL_DSN" in refused.stderr
+    owner = Product({**world.backfill.environment, "CDC_TARGET__DDL_DSN": world.roles.ddl}, world.folder)
+    replace(world, backfill=owner).succeed("backfill", "run", "--defer-indexes", "--brin")
+    assert number(world.target, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%USING brin%'")
+    file = world.folder / "SHIP1.csv"
+    period = ("--from", "2026-01-01", "--to", "2026-01-02")
+    world.succeed("backfill", "export", "--ship-id", "SHIP1", *period, "--output", str(file))
+    header, row = file.read_text().splitlines()
+    file.write_text(f"{header}\n{row.replace('a/b', 'corrected')}\n")
+    world.succeed("backfill", "import", str(file))
+    assert (world.first_cell(1), world.first_cell(2)) == ("corrected", "a/b")
+    assert re.search(r"corrected +1 ", world.succeed("backfill", "verify", "--no-settle"))
+
+
+def adds_partitions(world: World) -> None:
+    """The consumer that runs goes on with them."""
+    world.succeed("cdc-consumer", "repartition", "--partitions", "6")
+    assert number(world.target, "SELECT count(*) FROM offset_ledger") == 6
+
+
+def begins_anew_after_a_truncate(world: World, run: Process) -> Process:
+    """The record is passed, a new epoch begins, and a repair makes the target what the source is."""
+    with psycopg.connect(world.source, autocommit=True) as conn:
+        conn.execute("TRUNCATE tenant.tbl_data_timeseries")
+    assert run.child.wait(60) == ExitCode.STOPPED, run.log.read_text()[-3000:]
+    world.succeed("cdc-consumer", "resume", "--after-truncate")
+    world.succeed("cdc-consumer", "reinit", "--force", "--yes")
+    assert number(world.target, "SELECT max(epoch) FROM hand_off") == 2
+    again = world.consumer.start("cdc-consumer", "run")
+    world.insert(("SHIP1", "SHIP2"), ("a/b",), moment=-1)  # else what is older would not be compared
+    world.succeed("backfill", "verify", "--repair", "--no-settle")
+    assert (world.first_cell(1), world.first_cell(2)) == ("corrected", None)
+    return again
+
+
+def gives_the_stream_up(world: World) -> None:
+    """Connector and slot are gone; what the roles don't own stays."""
+    said = world.succeed("cdc-consumer", "teardown", "--yes")
+    assert said.count("removed connector") == 1
+    name = world.consumer.environment["CDC_PIPELINE__NAME"]
+    with psycopg.connect(world.source) as conn:
+        assert conn.execute(SLOTS, [name]).fetchone() == (0,)
+    assert f"left publication {name}, which belongs to another role" in said
 
 
 FORBIDDEN = (
