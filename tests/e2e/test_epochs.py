@@ -87,7 +87,6 @@ def test_a_repartition_that_was_interrupted_is_finished_by_the_next(pipeline: An
     assert required(pipeline) is None
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("used", [False, True], ids=["still empty", "written to"])
 def test_partitions_added_behind_our_back_stop_the_consumer_and_are_taken_in(
     pipeline: Any, stack: Any, used: bool
@@ -118,7 +117,6 @@ def test_partitions_added_behind_our_back_stop_the_consumer_and_are_taken_in(
     assert consumer.running, logged(consumer)
 
 
-@pytest.mark.faults
 def test_a_truncate_is_passed_once_and_nothing_else_is(pipeline: Any) -> None:
     """Without being applied: the wide tables keep what they hold."""
     pipeline.hand_off()
@@ -144,7 +142,6 @@ def test_a_truncate_is_passed_once_and_nothing_else_is(pipeline: Any) -> None:
         load.stop()
 
 
-@pytest.mark.faults
 @pytest.mark.timeout(480)
 def test_after_a_truncate_a_new_epoch_and_a_repair_make_the_target_the_source_again(pipeline: Any) -> None:
     """The documented way, which ends without a difference; a repair alone yields to what this epoch recorded."""

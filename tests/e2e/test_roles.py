@@ -54,7 +54,6 @@ def tables(dsn: str) -> set[tuple[str, str]]:
         return {(schema, name) for schema, name in conn.execute(TABLES.encode())}
 
 
-@pytest.mark.faults
 def test_the_main_job_needs_no_more_than_the_four_roles(world: World) -> None:
     """Schema, hand-off, stream, history, newcomers and verify, with hostile ids, and nothing else has changed."""
     with psycopg.connect(world.source, autocommit=True) as conn:
@@ -87,7 +86,6 @@ def test_the_main_job_needs_no_more_than_the_four_roles(world: World) -> None:
     assert not [password for password in world.roles.passwords if password in logged]
 
 
-@pytest.mark.faults
 def test_every_other_command_needs_no_more_than_the_four_roles(world: World) -> None:
     """What mends, moves and ends a pipeline, each with its effect, and no cell differs at the end."""
     world.insert(("SHIP1", "SHIP2"), ("a/b",), moment=0)
