@@ -204,3 +204,18 @@ def test_a_topic_that_lost_events_stops_and_a_new_epoch_heals(
     assert consumer.child.returncode in codes, logged(consumer)
     assert "cdc-consumer reinit" in consumer.log.read_text(), logged(consumer)
     world.prove(healed(world))
+
+
+@pytest.mark.fault("F22", "topic made anew under a running consumer")
+def test_a_topic_made_anew_stops_a_running_consumer_and_a_new_epoch_heals(world: World) -> None:
+    """It neither reads on from an offset that means nothing now, nor waits for ever for one to come."""
+    history = world.history(20_000)
+    world.hand_off()
+    consumer = world.consume(environment={"CDC_CONSUMER__WATCH_S": "1"})
+    with world.load(history=history):
+        world.flows()
+        recreate(world)
+        world.fire()
+        stopped_loudly(consumer, 6, "cdc-consumer reinit")
+        world.flowing_at_source()
+    world.prove(healed(world))
