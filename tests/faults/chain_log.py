@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import psycopg
@@ -30,6 +31,10 @@ WHERE writer LIKE 'cdc-consumer-%'
   AND NOT (new_fence = old_fence AND new_batch = old_batch + 1 AND new_offset >= old_offset)
 """
 HOLDERS: Final = "SELECT fence, batch_no, partition FROM cdc.offset_ledger"
+# A session names itself cdc-consumer-<pid>-<number>, and the ledger keeps the name.
+OWNERS: Final = (
+    "SELECT partition, fence, split_part(owner, '-', 3)::int FROM cdc.offset_ledger WHERE owner IS NOT NULL"
+)
 GIVE_BACK: Final = "UPDATE cdc.offset_ledger SET fence = %s, batch_no = %s WHERE partition = %s"
 WENT_BACK: Final = "SELECT count(*) FROM fault.chain WHERE new_offset < old_offset"
 
@@ -48,6 +53,20 @@ def holders(dsn: str) -> list[tuple[int, int, int]]:
     """Fence, batch number and partition, as their owners of now know them."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         return conn.execute(HOLDERS).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who has claimed a partition last: the worker's process, and the fence it raised."""
+
+    fence: int
+    pid: int
+
+
+def owners(dsn: str) -> dict[int, Owner]:
+    """The owner of each partition that was ever claimed."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        return {number: Owner(fence, pid) for number, fence, pid in conn.execute(OWNERS)}
 
 
 def unfence(dsn: str, holders: list[tuple[int, int, int]]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import signal
+from random import Random
+from typing import Final
 
 import pytest
 
 from devstack.product import Process
 from tests.faults import chain_log
+from tests.faults.chain_log import Owner
 from tests.faults.world import World, logged
 from tests.waiting import wait_until
 
@@ -15,9 +17,11 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(400), pytest.mark.faults]
 
 PATIENT = {"CDC_TARGET__LOCK_TIMEOUT_MS": "90000"}
 """For the one that is held at a gate while the group's session runs out."""
-MEMBERS = 3
-CHANGES = 10
-ASLEEP_S = 8.0
+AT_FIRST: Final = 2
+CHANGES: Final = {"join": 1, "leave": -1, "kill": -1, "sleep": 0}
+"""And what each does to the number of members."""
+MORE_CHANGES: Final = 1
+TAKE_OVER_S: Final = 90.0
 
 
 def sleep_before_the_ledger(world: World, *, fenced: bool = True) -> tuple[Process, Process]:
@@ -96,24 +100,62 @@ def test_a_zombie_that_holds_locks_is_ended_by_its_successor(world: World) -> No
     world.prove(zombie, successor)
 
 
-def change_members(world: World, members: list[Process]) -> str:
-    """One random change of the group."""
-    change = world.random.choice(["join", "leave", "kill", "sleep"]) if len(members) > 1 else "join"
-    if change == "join" and len(members) < MEMBERS:
-        members.append(world.consume())
-        return change
+def storm(random: Random) -> list[str]:
+    """Every change at least once and some more, in an order of the seed; each loss leaves somebody at work."""
+    wanted = [*CHANGES, *random.choices([*CHANGES], k=MORE_CHANGES)]
+    random.shuffle(wanted)
+    changes: list[str] = []
+    members = AT_FIRST
+    for change in wanted:
+        if change == "join" and "join" in changes:
+            continue  # it takes longest, and one came already where too few were left
+        if change != "join" and members == 1:
+            changes.append("join")
+            members += 1
+        changes.append(change)
+        members += CHANGES[change]
+    assert set(changes) == set(CHANGES)
+    return changes
+
+
+def owned(world: World, member: Process) -> dict[int, Owner]:
+    """The partitions that a member was the last to claim."""
+    pids = {process.pid for process in member.family()}
+    return {number: o for number, o in chain_log.owners(world.pipeline.target).items() if o.pid in pids}
+
+
+def take_part(world: World, member: Process) -> None:
+    """Wait until a member has claimed a partition."""
+    wait_until(lambda: owned(world, member), "the member has a partition", TAKE_OVER_S)
+
+
+def taken_over(world: World, before: dict[int, Owner]) -> bool:
+    """Each of these partitions was claimed by somebody else since."""
+    now = chain_log.owners(world.pipeline.target)
+    return all(now[n].fence > owner.fence and now[n].pid != owner.pid for n, owner in before.items())
+
+
+def join(world: World, members: list[Process]) -> None:
+    """One more, which gets its share."""
+    members.append(world.consume())
+    take_part(world, members[-1])
+
+
+def lose(world: World, members: list[Process], change: str) -> None:
+    """A member that has partitions goes or falls asleep; the others have all of them before it may wake up."""
     victim = members.pop(world.random.randrange(len(members)))
+    take_part(world, victim)
+    before = owned(world, victim)
+    {"leave": leave, "kill": Process.kill, "sleep": world.stop}[change](victim)
+    wait_until(lambda: taken_over(world, before), "the others take over", TAKE_OVER_S)
     if change == "sleep":
-        world.stop(victim)
-        began = world.position()
-        wait_until(lambda: world.position() > began + 1_000, "the others take over", 90.0)
         world.resume(victim)
         members.append(victim)
-    elif change == "kill":
-        victim.kill()
-    else:
-        assert victim.terminate() in {0, -signal.SIGTERM}, logged(victim)  # or before it could listen
-    return change
+
+
+def leave(member: Process) -> None:
+    """It goes in an orderly way."""
+    assert member.terminate() == 0, logged(member)
 
 
 @pytest.mark.parametrize(
@@ -131,14 +173,17 @@ def change_members(world: World, members: list[Process]) -> str:
 )
 @pytest.mark.usefixtures("environment")
 def test_a_storm_of_rebalances_applies_each_batch_once(world: World) -> None:
-    """The ledger stays one chain, whoever owns what."""
+    """The ledger stays one chain, whoever owns what; a change counts once partitions have changed hands."""
     world.hand_off(ships_known=True)
-    members = [world.consume()]
+    members = [world.consume() for _ in range(AT_FIRST)]
     with world.load(rows_per_second=800):
         world.flows()
-        for _ in range(CHANGES):
-            change_members(world, members)
-            world.flows(500)
+        for change in storm(world.random):
+            if change == "join":
+                join(world, members)
+            else:
+                lose(world, members, change)
             world.fire()
+            world.flows(500)
         world.recovered()
     world.prove(*members)
