@@ -59,14 +59,16 @@ def burst(world: World, number: int, channels: int) -> dict[str, object]:
 
 def killed_while_sending(world: World, events: int, write: Callable[[], object]) -> None:
     """The source commits that many events at once; Connect is killed again and again before all are sent."""
-    before = sent(world)
+    goal, hits = sent(world) + events, 0
     write()
-    for _ in range(KILLS):
-        wait_sent(world, min(before + events, sent(world) + 1))
+    while hits < KILLS and (now := sent(world)) < goal:
+        wait_sent(world, now + 1)
         world.stack.connect.kill()
-        world.fire(times=int(sent(world) < before + events))
+        hits += sent(world) < goal
         world.stack.connect.start()
-    wait_sent(world, before + events)
+    assert hits, "all was sent before Connect was killed"
+    world.fire(hits)
+    wait_sent(world, goal)
 
 
 @pytest.mark.fault("F6", "kill -9 Connect during a large transaction")
