@@ -206,15 +206,45 @@ def test_a_topic_that_lost_events_stops_and_a_new_epoch_heals(
     world.prove(healed(world))
 
 
-@pytest.mark.fault("F22", "topic made anew under a running consumer")
-def test_a_topic_made_anew_stops_a_running_consumer_and_a_new_epoch_heals(world: World) -> None:
+def remake_longer(world: World, consumer: Process) -> None:
+    """The new topic holds each offset of the ledger by the time that the consumer sees it."""
+    world.stop(consumer)
+    behind = world.positions()
+    recreate(world)
+
+    def refilled() -> bool:
+        ends = world.end_offsets()
+        return all(ends[number] > position for number, position in behind.items() if position)
+
+    wait_until(refilled, "the new topic is as long as the old one", 60.0)
+    world.resume(consumer)
+
+
+@pytest.mark.parametrize(
+    "remake",
+    [
+        pytest.param(
+            lambda world, _: recreate(world),
+            id="shorter",
+            marks=pytest.mark.fault("F22", "topic made anew under a running consumer"),
+        ),
+        pytest.param(
+            remake_longer,
+            id="longer",
+            marks=pytest.mark.fault("F22", "topic made anew under a running consumer, and longer"),
+        ),
+    ],
+)
+def test_a_topic_made_anew_stops_a_running_consumer_and_a_new_epoch_heals(
+    world: World, remake: Callable[[World, Process], None]
+) -> None:
     """It neither reads on from an offset that means nothing now, nor waits for ever for one to come."""
     history = world.history(20_000)
     world.hand_off()
     consumer = world.consume(environment={"CDC_CONSUMER__WATCH_S": "1"})
     with world.load(history=history):
         world.flows()
-        recreate(world)
+        remake(world, consumer)
         world.fire()
         stopped_loudly(consumer, 6, "cdc-consumer reinit")
         world.flowing_at_source()
