@@ -184,6 +184,6 @@ def test_a_storm_of_rebalances_applies_each_batch_once(world: World) -> None:
             else:
                 lose(world, members, change)
             world.fire()
+            world.recovered()
             world.flows(500)
-        world.recovered()
     world.prove(*members)
