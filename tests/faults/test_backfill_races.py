@@ -35,9 +35,12 @@ DO $$ BEGIN
 END $$
 """
 WAITS_FOR: Final = "SELECT count(*) FROM pg_stat_activity WHERE {pid} = ANY (pg_blocking_pids(pid))"
-STRIP_VERSIONS: Final = """
+NO_VERSION: Final = "NULL"
+NO_TOMBSTONE: Final = "(SELECT jsonb_object_agg(key, value) FROM jsonb_each(NEW._x) WHERE value ->> 2 <> 'd')"
+KEEP_ONLY: Final = """
 CREATE SCHEMA IF NOT EXISTS fault;
-CREATE FUNCTION fault.strip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW._x := NULL; RETURN NEW; END $$;
+CREATE FUNCTION fault.strip() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN NEW._x := %(kept)s; RETURN NEW; END $$;
 DO $$ DECLARE name text; BEGIN
     FOR name IN SELECT table_name FROM information_schema.tables WHERE table_schema = 'tenant' LOOP
         EXECUTE 'CREATE TRIGGER strip BEFORE INSERT OR UPDATE ON tenant.' || quote_ident(name)
@@ -145,13 +148,27 @@ def test_no_order_of_slice_and_live_changes_ends_wrong(world: World) -> None:
     world.prove(consumers[-1])
 
 
-@pytest.mark.fault("F12", "all orders, versions not kept in the row", control=True)
-def test_without_versions_a_slice_resurrects_deleted_cells(world: World) -> None:
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pytest.param(
+            NO_VERSION,
+            id="no version",
+            marks=pytest.mark.fault("F12", "all orders, versions not kept in the row", control=True),
+        ),
+        pytest.param(
+            NO_TOMBSTONE,
+            id="no tombstone",
+            marks=pytest.mark.fault("F12", "all orders, deletes leave no version", control=True),
+        ),
+    ],
+)
+def test_without_versions_a_slice_resurrects_deleted_cells(world: World, kept: str) -> None:
     """The control: a delete that leaves nothing behind is undone by a slice that was read before it."""
     lives = lives_of(world, 10)
     change(world, births(lives))
     world.hand_off()
-    world.target(STRIP_VERSIONS)
+    world.target(KEEP_ONLY.replace("%(kept)s", kept))
     copy_beside(world, lives, BEFORE)
     world.arrives()
     world.at_rest()
