@@ -112,6 +112,9 @@ def _ensure_started(deployment: Deployment, hand_off: HandOff, wanted: Connector
         report(f"{deployment.settings.source.table} is empty: there is no history to send")
         return False
     connect.create_stopped(wanted.name, wanted.config)
+    if connect.stored_offset(wanted.name) is not None:
+        # Of one that was deleted in Connect by hand: with it, this one would be complete before it had read a row.
+        connect.reset_offsets(wanted.name)
     connect.resume(wanted.name)
     report(f"started connector {wanted.name}, which sends all rows of {deployment.settings.source.table}")
     return True
