@@ -48,6 +48,8 @@ AFTER_ALL_US: Final = 9_223_372_036_825_200_000
 
 OVERSIZE: Final = 4
 """A slice may be this many times larger than aimed at before it is cut: cutting costs a second read."""
+MOST_BYTES: Final = 256 << 20
+"""Of a slice as Arrow: ten times what rows of numbers take; texts may be long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +130,22 @@ class Reader:
             StoppedError: the source is another cluster than the hand-off's.
             ConfigurationError: the source refuses the query.
         """
+        reading = self._read(bounds, hand_off, bounded=True)
+        if reading is None:
+            with self._transaction():  # what was broken off has ended the transaction that it ran in
+                self._refuse(bounds, OVERSIZE)
+            reading = self._read(bounds, hand_off, bounded=False)
+        assert reading is not None  # noqa: S101 - without bounds nothing is broken off
+        return reading
+
+    def _read(self, bounds: Bounds, hand_off: HandOff | None, *, bounded: bool) -> Reading | None:
+        """One attempt; None if it was broken off."""
         with self._transaction():
             snapshot = self._snapshot(hand_off)
-            batches = self._rows(bounds, OVERSIZE * self._limits.rows)
+            batches = self._rows(bounds, bounded=bounded)
             if batches is None:
-                self._refuse(bounds, OVERSIZE)
-                batches = self._rows(bounds, None) or []
-            infinite = self._infinite(bounds)
-            batch = _narrow_batch([*batches, *infinite])
+                return None
+            batch = _narrow_batch([*batches, *self._infinite(bounds)])
             self._check_cells(bounds, batch)
             return Reading(batch, snapshot)
 
@@ -175,15 +185,15 @@ class Reader:
             )
         return str(found["snapshot"])
 
-    def _rows(self, bounds: Bounds, max_rows: int | None) -> list[pa.RecordBatch] | None:
-        """The finite rows of a slice; None as soon as there are more than `max_rows`."""
-        batches, rows = [], 0
+    def _rows(self, bounds: Bounds, *, bounded: bool) -> list[pa.RecordBatch] | None:
+        """The finite rows of a slice; None as soon as there are too many to hold."""
+        batches, rows, size = [], 0, 0
         with self._conn.cursor() as cursor:
             cursor.execute(self._query("slice", **_range(bounds)))
             with cursor.fetch_record_batch() as stream:
                 for batch in stream:
-                    rows += batch.num_rows
-                    if max_rows is not None and rows > max_rows:
+                    rows, size = rows + batch.num_rows, size + batch.nbytes
+                    if bounded and (rows > OVERSIZE * self._limits.rows or size > MOST_BYTES):
                         cursor.adbc_cancel()
                         return None
                     batches.append(batch)

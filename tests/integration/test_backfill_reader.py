@@ -10,6 +10,7 @@ from datetime import datetime
 import pyarrow as pa
 import pytest
 
+from backfill import reader as reader_module
 from backfill.planner import Bounds
 from backfill.reader import Limits, Reader, TooLargeError
 from tests.backfill_world import CHANNELS, SHIPS, World
@@ -163,6 +164,40 @@ def test_too_many_rows_are_not_held(world: World, reader: MakeReader) -> None:
         reader(Limits(100, 10**9, len(CHANNELS))).read(EVERYTHING, None)
     assert raised.value.first_us == parse_moment("2025-01-01")
     assert raised.value.last_us == parse_moment("2025-01-01T00:09:45")
+
+
+@pytest.mark.parametrize("moments", [200_000, 1])
+def test_a_read_that_the_server_is_still_busy_with_is_broken_off(
+    world: World, reader: MakeReader, moments: int
+) -> None:
+    """Cancelling it ends its transaction: the span, or a moment that can't be cut, is read in another one."""
+    rows, text_bytes = 200_000, 400  # far more than connection and driver hold on the way
+    world.source.execute(
+        f"INSERT INTO tenant.tbl_data_timeseries (ship_id, data_channel_id, created_time, value_format, str_v)"
+        f" SELECT '{SHIPS[0]}', 'c' || n, timestamp '2025-01-01' + n % {moments} * interval '1 s', 'String',"
+        f" repeat('x', {text_bytes}) FROM generate_series(0, {rows - 1}) n".encode()
+    )
+    slow = reader(Limits(1_000, 10**9, len(CHANNELS)))
+    if moments == 1:
+        assert slow.read(EVERYTHING, None).batch.num_rows == rows
+        return
+    with pytest.raises(TooLargeError) as raised:
+        slow.read(EVERYTHING, None)
+    assert raised.value.last_us - raised.value.first_us == (rows - 1) * 1_000_000
+
+
+def test_long_texts_are_bounded_by_their_bytes(
+    world: World, reader: MakeReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few rows can be large."""
+    monkeypatch.setattr(reader_module, "MOST_BYTES", 10_000)
+    world.source.execute(
+        "INSERT INTO tenant.tbl_data_timeseries (ship_id, data_channel_id, created_time, value_format, str_v)"
+        f" SELECT '{SHIPS[0]}', 'c', timestamp '2025-01-01' + n * interval '1 s', 'String', repeat('x', 1000)"
+        " FROM generate_series(1, 20) n"
+    )
+    with pytest.raises(TooLargeError):
+        reader().read(EVERYTHING, None)
 
 
 def test_scattered_moments_are_bounded_by_wide_cells(world: World, reader: MakeReader) -> None:
