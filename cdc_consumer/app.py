@@ -31,7 +31,7 @@ from cdc_consumer.plain_decoder import open_decoder
 from cdc_consumer.rates import EVERY_S as RATES_EVERY_S
 from cdc_consumer.rates import Rates
 from cdc_consumer.registration import RUNBOOK
-from cdc_consumer.registry import open_registry
+from cdc_consumer.registry import HEARSAY_S, open_registry
 from cdc_consumer.settings import Settings
 from cdc_consumer.settle import Settler
 from cdc_consumer.source import Source
@@ -89,7 +89,7 @@ def build_consumer(settings: Settings, owner: str, snapshot: Snapshot) -> Consum
         make_source=lambda assigned, revoked: Source(kafka, hand_off.topic, assigned, revoked),
         decoder=open_decoder(
             settings.topic,
-            open_registry(settings.registry),
+            open_registry(settings.registry, HEARSAY_S),
             hand_off.placeholder,
             stream.epochs,
             settings.source.table,

@@ -1,12 +1,15 @@
 """The schema registry: from the id in a message's frame to the schema that wrote it.
 
 In: an id. Out: the schema's text. Ids never change their meaning, so an answer is kept for ever. An id that
-the registry does not know is the message's fault (a dead cell); a registry that does not answer is an outage
-(the loop pauses); an answer that is no registry's is a setting to correct.
+the registry does not know, nor some seconds later, is the message's fault (a dead cell); a registry that does not
+answer is an outage (the loop pauses); an answer that is no registry's is a setting to correct.
 """
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -20,6 +23,11 @@ LARGEST_SCHEMA_ID: Final = 2**31 - 1
 UNKNOWN_SCHEMA: Final = frozenset({40401, 40403})
 """Confluent's error codes; a wrong path is a 404 too, but another code. Apicurio 3 answers 40401 where the schema's
 text is still there and every artifact that had it was deleted."""
+
+HEARSAY_S: Final = 5.0
+"""An instance of several may hear so late of a schema that another one has just registered."""
+IN_VAIN_S: Final = 60.0
+"""Who has waited in vain does not wait for the next unknown id: garbage must not stop the stream."""
 
 
 class SchemaSource(Protocol):
@@ -35,7 +43,7 @@ class SchemaSource(Protocol):
         ...
 
 
-def open_registry(settings: RegistrySettings) -> Registry:
+def open_registry(settings: RegistrySettings, hearsay_s: float = 0.0) -> Registry:
     """The registry that the settings name, with its login and certificate authority."""
     client = http_client(
         "CDC_REGISTRY__CA_LOCATION",
@@ -44,7 +52,7 @@ def open_registry(settings: RegistrySettings) -> Registry:
         settings.auth_password,
         timeout=settings.timeout_s,
     )
-    return Registry(settings.url, client=client)
+    return Registry(settings.url, client=client, hearsay_s=hearsay_s)
 
 
 class Registry:
@@ -54,12 +62,25 @@ class Registry:
         url: base address of that API, up to and without ``/schemas``.
         timeout_s: seconds to wait for an answer.
         client: an HTTP client with credentials or timeouts of its own.
+        hearsay_s: for so long after it was first asked for, an id that is unknown may yet become known.
+        monotonic_s: for measuring that.
     """
 
-    def __init__(self, url: str, timeout_s: float = 10.0, client: httpx.Client | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 10.0,
+        client: httpx.Client | None = None,
+        hearsay_s: float = 0.0,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._url = url.rstrip("/")
         self._client = client or httpx.Client(timeout=timeout_s)
         self._schemas: dict[int, str] = {}
+        self._hearsay_s = hearsay_s
+        self._now = monotonic_s
+        self._unknown_since: dict[int, float] = {}
+        self._in_vain_at = -math.inf
 
     def schema(self, schema_id: int) -> str:
         """The Avro schema with this id, asked for once.
@@ -107,7 +128,17 @@ class Registry:
                 f"the schema registry at {_shown(self._url)} refuses this client ({status})"
             )
         if status == HTTPStatus.NOT_FOUND and _json(answer).get("error_code") in UNKNOWN_SCHEMA:
+            self._await_hearsay(schema_id)
             raise PoisonError(f"the schema registry has no schema with id {schema_id}")
+
+    def _await_hearsay(self, schema_id: int) -> None:
+        now = self._now()
+        if not self._hearsay_s or now - self._in_vain_at < IN_VAIN_S:
+            return
+        if now - self._unknown_since.setdefault(schema_id, now) < self._hearsay_s:
+            raise UnreachableError(f"the schema registry has no schema with id {schema_id} yet; trying again")
+        self._unknown_since.clear()
+        self._in_vain_at = now
 
     def _schema_text(self, answer: httpx.Response, schema_id: int) -> str:
         body = _json(answer)

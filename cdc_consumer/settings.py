@@ -28,6 +28,15 @@ NOT_IN_TOPIC_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
 """Debezium writes each of these as an underscore in a topic's name."""
 
 
+SETTLED_BY_US: Final = frozenset(
+    {
+        *("auto.offset.reset", "enable.auto.commit", "enable.auto.offset.store", "auto.commit.enable"),
+        *("enable.partition.eof", "isolation.level"),
+    }
+)
+"""Properties of librdkafka that no loss may depend on a copied line of."""
+
+
 class KafkaSettings(Section):
     """The Kafka cluster, and this program's place in it."""
 
@@ -56,6 +65,17 @@ class KafkaSettings(Section):
     def _with_dots(cls, extra: dict[str, SecretStr]) -> dict[str, SecretStr]:
         """Environment variables can't hold dots: SECURITY_PROTOCOL is librdkafka's security.protocol."""
         return {name.replace("_", "."): text for name, text in extra.items()}
+
+    @field_validator("extra")
+    @classmethod
+    def _leaves_the_place_to_the_ledger(cls, extra: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        """With another reset, say, a client would go on behind events that are gone, and nobody would hear."""
+        if settled := sorted(extra.keys() & SETTLED_BY_US):
+            raise ValueError(
+                f"{', '.join(settled)} can't be set: where to read, and what, is for the offset ledger to say."
+                " Leave it out"
+            )
+        return extra
 
     def client(self, **more: Any) -> dict[str, Any]:
         """Configuration of a librdkafka client; a user's `extra` wins over our defaults, not over `more`."""

@@ -16,7 +16,7 @@ from cdc_consumer.meter import Meter
 from widetable.apply import Applied, Origin, Writer
 from widetable.control import check_control
 from widetable.errors import LayoutChangedError
-from widetable.freeing import LESSER_WRITER, freeing
+from widetable.freeing import LESSER_WRITER, freeing, patience_s
 from widetable.hand_off import HandOff, require_current
 from widetable.ledger import Claim, OffsetLedger
 from widetable.narrow import DeadCell
@@ -26,8 +26,6 @@ from widetable.touched import note_touched
 
 PATIENCE_S: Final = 10.0
 """How long a batch waits for a slice of history, or a resync, before it ends that session."""
-BEFORE_TIMEOUT: Final = 0.8
-"""Of the lock timeout at most, else that would end the batch first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,7 @@ class Target:
     def __init__(self, settings: TargetSettings, hand_off: HandOff, owner: str, meter: Meter) -> None:
         """`hand_off` is what the process started with: its decoder knows no other epoch and partitions."""
         self._settings = settings
+        self._lock_timeout_s = settings.lock_timeout_ms / 1000
         self._hand_off = hand_off
         self._origin = Origin(hand_off.pipeline, hand_off.topic, hand_off.topic_id)
         self._owner = owner
@@ -65,7 +64,12 @@ class Target:
             self._writer = Writer(conn)
             self._writer.load()
             self._ledger = OffsetLedger(
-                conn, self._hand_off.pipeline, self._hand_off.topic_id, self._owner, self._second_session
+                conn,
+                self._hand_off.pipeline,
+                self._hand_off.topic_id,
+                self._owner,
+                self._second_session,
+                self._lock_timeout_s,
             )
 
     def _second_session(self) -> Connection:
@@ -109,8 +113,8 @@ class Target:
     def _coming_first(self) -> AbstractContextManager[None]:
         """Live data does not wait for history or repairs that are stuck."""
         assert self._conn is not None  # noqa: S101 - `open` comes first, by construction
-        patience_s = min(PATIENCE_S, BEFORE_TIMEOUT * self._settings.lock_timeout_ms / 1000)
-        return freeing(self._conn, self._second_session, LESSER_WRITER, patience_s)
+        patience = patience_s(PATIENCE_S, self._lock_timeout_s)
+        return freeing(self._conn, self._second_session, LESSER_WRITER, patience)
 
     def _transaction(self, claim: Claim, batch: PartitionBatch) -> tuple[Claim, Applied]:
         assert self._conn is not None  # noqa: S101 - `open` comes first, by construction

@@ -38,6 +38,14 @@ PREVIOUS_OWNER: Final = Ending("previous owner", SQL["end_owner"])
 LESSER_WRITER: Final = Ending("backfill or resync", SQL["end_lesser"], SQL["give_back"])
 """Live data comes first: history and repairs can be done again at any time."""
 
+BEFORE_TIMEOUT: Final = 0.8
+"""Of the lock timeout."""
+
+
+def patience_s(most_s: float, lock_timeout_s: float) -> float:
+    """How long to wait before `freeing` ends what blocks: at a lock timeout the wait would be over before."""
+    return min(most_s, BEFORE_TIMEOUT * lock_timeout_s)
+
 
 @contextmanager
 def freeing(

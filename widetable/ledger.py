@@ -7,19 +7,20 @@ connection broke meanwhile, is thereby seen as done when its owner claims the ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Final
 
 from widetable.errors import ConfigurationError, FenceLostError
-from widetable.freeing import PREVIOUS_OWNER, freeing
+from widetable.freeing import PREVIOUS_OWNER, freeing, patience_s
 from widetable.postgres import Connection
 from widetable.statements import load_statements
 
 SQL: Final = load_statements(files("widetable") / "sql" / "ledger.sql")
 PATIENCE_S: Final = 5.0
-"""How long a new owner waits for the ledger row before it ends the session that blocks it."""
+"""How long a new owner waits for the ledger row, at most, before it ends the session that blocks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,20 @@ class OffsetLedger:
     """The ledger rows of one pipeline and topic, as one owner works with them on one session."""
 
     def __init__(
-        self, conn: Connection, pipeline: str, topic_id: str, owner: str, connect: Callable[[], Connection]
+        self,
+        conn: Connection,
+        pipeline: str,
+        topic_id: str,
+        owner: str,
+        connect: Callable[[], Connection],
+        lock_timeout_s: float = math.inf,
     ) -> None:
         """`connect` opens another session of the same role, used only to end a stuck previous owner."""
         self._conn = conn
         self._key = {"pipeline": pipeline, "topic_id": topic_id}
         self._owner = owner
         self._connect = connect
+        self._patience_s = patience_s(PATIENCE_S, lock_timeout_s)
 
     def claim(self, partition: int) -> Claim:
         """Become the owner; waits for a batch that the previous owner has in flight, and returns the truth.
@@ -51,7 +59,7 @@ class OffsetLedger:
             ConfigurationError: the partition is not in the ledger: it was added behind our back.
         """
         key = {**self._key, "partition": partition}
-        with freeing(self._conn, self._connect, PREVIOUS_OWNER, PATIENCE_S, key):
+        with freeing(self._conn, self._connect, PREVIOUS_OWNER, self._patience_s, key):
             row = self._conn.execute(SQL["claim"], {**key, "owner": self._owner}).fetchone()
         if row is None:
             raise ConfigurationError(

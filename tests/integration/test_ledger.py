@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -49,8 +50,9 @@ class Database:
     @contextmanager
     def owner(self, name: str, dsn: str | None = None, **settings: Any) -> Iterator[Owner]:
         """An owner on a session of its own."""
+        lock_timeout_s = settings.get("lock_timeout_ms", math.inf) / 1000
         with closing(self.connect(name, dsn, **settings)) as conn:
-            yield Owner(conn, name, lambda: self.connect(f"{name} free"))
+            yield Owner(conn, name, lambda: self.connect(f"{name} free"), lock_timeout_s)
 
     def row(self, partition: int = 0) -> tuple[Any, ...]:
         """fence, batch_no, next_offset, owner."""
@@ -73,9 +75,11 @@ class Database:
 class Owner:
     """A session that claims partitions and sends batches."""
 
-    def __init__(self, conn: Connection, name: str, connect: Callable[[], Connection]) -> None:
+    def __init__(
+        self, conn: Connection, name: str, connect: Callable[[], Connection], lock_timeout_s: float
+    ) -> None:
         self.conn = conn
-        self.ledger = OffsetLedger(conn, PIPELINE, TOPIC_ID, name, connect)
+        self.ledger = OffsetLedger(conn, PIPELINE, TOPIC_ID, name, connect, lock_timeout_s)
 
     def claim(self, partition: int = 0) -> Claim:
         """Claim as the product does: outages are retryable."""
@@ -352,6 +356,17 @@ def test_a_stuck_previous_owner_is_ended(database: Database, pool: ThreadPoolExe
     with pytest.raises(psycopg.OperationalError):
         batch.result(10)
     assert database.row() == (2, 0, 100, "successor")
+
+
+def test_a_short_lock_timeout_does_not_save_a_stuck_owner(
+    database: Database, pool: ThreadPoolExecutor
+) -> None:
+    """The owner is ended before the wait for its row is given up: else each claim would end in vain, for ever."""
+    with database.owner("successor", lock_timeout_ms=1_000) as successor:
+        with stuck_owner(database, pool, "in mid-COPY") as batch:
+            assert successor.claim() == Claim(0, 2, 0, 100)
+        with pytest.raises(psycopg.OperationalError):
+            batch.result(10)
 
 
 @pytest.mark.usefixtures("_impatient")

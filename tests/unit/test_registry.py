@@ -120,6 +120,39 @@ def test_a_registry_that_is_down_is_an_outage() -> None:
     assert schemas.schema(6) == '"string"'
 
 
+def not_found(_: httpx.Request) -> httpx.Response:
+    """No such schema."""
+    return httpx.Response(404, json={"error_code": 40403})
+
+
+def test_a_schema_that_another_instance_has_just_registered_is_waited_for() -> None:
+    """One of several registries may hear of it a moment later; its records are no garbage until then."""
+    now = [0.0]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return not_found(request) if now[0] < 1 else httpx.Response(200, json={"schema": '"string"'})
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    schemas = Registry(URL, client=client, hearsay_s=5, monotonic_s=lambda: now[0])
+    with pytest.raises(UnreachableError, match="no schema with id 6 yet"):
+        schemas.schema(6)
+    now[0] = 2
+    assert schemas.schema(6) == '"string"'
+
+
+def test_garbage_is_waited_for_once_and_not_id_by_id() -> None:
+    """After the first wait in vain, unknown ids are dead at once, for a while."""
+    now = [0.0]
+    client = httpx.Client(transport=httpx.MockTransport(not_found))
+    schemas = Registry(URL, client=client, hearsay_s=5, monotonic_s=lambda: now[0])
+    for now[0], schema_id, error in (
+        *((0, 6, UnreachableError), (4.9, 6, UnreachableError), (5, 6, PoisonError)),
+        *((5.1, 7, PoisonError), (64.9, 8, PoisonError), (65, 9, UnreachableError)),
+    ):
+        with pytest.raises(error):
+            schemas.schema(schema_id)
+
+
 def test_an_id_that_no_registry_counts_to_is_not_asked_for() -> None:
     """Four random bytes are half of the time such a number; Apicurio would answer that the path is wrong."""
     schemas = registry(lambda _: pytest.fail("asked"))

@@ -106,10 +106,12 @@ def test_kafka_properties_come_as_json_or_one_by_one() -> None:
     assert "are both set: keep one form" in refusal(as_json | one_by_one)
 
 
-def test_our_own_kafka_settings_win_over_extra() -> None:
-    """What correctness rests on can't be overridden by accident."""
-    settings = load_settings({**MINIMAL, "CDC_KAFKA__EXTRA": '{"enable.auto.commit": "true"}'})
-    assert settings.kafka.client(**{"enable.auto.commit": False})["enable.auto.commit"] is False
+@pytest.mark.parametrize("name", ["AUTO_OFFSET_RESET", "ENABLE_AUTO_COMMIT", "ISOLATION_LEVEL"])
+def test_where_to_read_is_not_for_a_copied_line_to_say(name: str) -> None:
+    """With another offset reset a client would go on behind events that are gone, and nobody would hear of it."""
+    message = refusal({**MINIMAL, f"CDC_KAFKA__EXTRA__{name}": "earliest"})
+    assert f"{name.lower().replace('_', '.')} can't be set" in message
+    assert "earliest" not in message
 
 
 def test_names_follow_the_pipeline_unless_set() -> None:
