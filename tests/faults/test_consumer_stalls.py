@@ -36,6 +36,7 @@ def sleep_before_the_ledger(world: World, *, fenced: bool = True) -> tuple[Proce
             successor = world.consume()
             wait_until(lambda: overtaken(world, ends), "the successor is past the batch", 90.0)
             if not fenced:
+                assert successor.terminate() == 0, logged(successor)  # it would claim again within a second
                 chain_log.unfence(world.pipeline.target, holders)
             gate.open()
             world.resume(zombie)
