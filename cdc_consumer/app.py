@@ -136,6 +136,7 @@ def run(settings: Settings, report: Path | None = None) -> None:
                 **watchdog.gauges(),
                 **facts.gauges(),
                 "cdc_chore_failures_total": supervisor.chore_failures(),
+                "cdc_worker_silent_seconds": supervisor.silent_s(),
             }
             sources = Sources(
                 settings.pipeline.name,

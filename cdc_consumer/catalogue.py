@@ -125,7 +125,16 @@ _ENTRIES: Final = (
     ),
     # -- the group
     Definition(
-        "cdc_ready", "gauge", "0 or 1", "Whether all processes run and have claimed their partitions."
+        "cdc_ready",
+        "gauge",
+        "0 or 1",
+        "Whether all processes run, report, and have claimed their partitions.",
+    ),
+    Definition(
+        "cdc_worker_silent_seconds",
+        "gauge",
+        "seconds",
+        "Since the consumer process that is silent for longest last reported; from 30 on it is not ready.",
     ),
     Definition(
         "cdc_unclaimed_partitions", "gauge", "partitions", "Partitions assigned and not claimed (yet)."

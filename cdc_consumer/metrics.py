@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 import numpy as np
@@ -105,6 +105,13 @@ class Snapshot:
         self.lag, self.late_s, self.positions = {}, {}, {}
         self.held_rows = self.held_events = self.held_bytes = self.schemas = self.unclaimed = 0
         self.ready = True
+
+    def outlived(self) -> Snapshot:
+        """What is left of a report that is too old: its counts. Partitions may have another owner by now."""
+        old = replace(self)
+        old.end()
+        old.ready = False
+        return old
 
 
 def combined(snapshots: Iterable[Snapshot]) -> Snapshot:

@@ -1,7 +1,8 @@
 """`/metrics`, `/healthz` and `/readyz`, served by the parent process from the sum of its workers' counts.
 
-Health means that the parent's loop goes round; readiness, that every process has claimed what Kafka assigned
-to it. A group member without partitions is ready. What is sent in pieces never looks whole where it broke off.
+Health means that the parent's loop goes round; readiness, that every process reports, and has claimed what Kafka
+assigned to it. A group member without partitions is ready. What is sent in pieces never looks whole where it
+broke off.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ class StatusPage:
     def _problems(self, counts: Snapshot, watched: Gauges) -> Iterator[tuple[str, str]]:
         """(bad or warn, sentence) of what an alert would be about; names no ship and no value."""
         if not self._sources.ready():
-            yield "warn", "Not all processes run and have claimed their partitions."
+            yield "warn", "Not all processes run, report, and have claimed their partitions."
         if (late_s := max(counts.late_s.values(), default=0.0)) > LATE_S:
             yield ("bad" if late_s > VERY_LATE_S else "warn"), "The stream is late: records wait in Kafka."
         if watched.get("cdc_connector_running") == 0:

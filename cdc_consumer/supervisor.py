@@ -3,6 +3,7 @@
 In: a way to start a worker, and chores. Guarantee: the workers never outlive the parent's shutdown; a worker
 that crashed or could not reach something is started again, one that needs a person stops the whole program.
 A worker that met a new epoch or new partitions has done what it should: it is started again, and not counted.
+One that hangs is not taken for one that is well: what it said last holds for a while only.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ RESTART_S: Final = 1.0
 RESTARTS: Final = 5
 RESTART_WINDOW_S: Final = 60.0
 """A worker that ends more often than that has a cause that starting again doesn't cure."""
+SILENT_S: Final = 30.0
+"""A worker not heard of for so long may hang. An idle one reports twice a second, a slow one after each round: a
+round that meets one lock timeout, or a connection's, ends then and there. Kafka waits longer (45 s) before it
+gives the partitions of a process that sleeps to another."""
 OUTDATED: Final = 64
 """Exit code between worker and parent for `OutdatedError`; no program ends with it.
 
@@ -61,6 +66,16 @@ class Worker:
     pipe: Pipe
     snapshot: Snapshot = field(default_factory=Snapshot)
     reason: str = ""
+    heard_s: float = field(default_factory=time.monotonic)  # of its last report, or of its start
+    told: bool = False  # that it is silent
+
+    def silent_s(self) -> float:
+        """Seconds since its last report was read."""
+        return time.monotonic() - self.heard_s
+
+    def known(self) -> Snapshot:
+        """Its counts, and what is true of it just now, unless that is too old to be believed."""
+        return self.snapshot if self.silent_s() < SILENT_S else self.snapshot.outlived()
 
 
 StartWorker = Callable[[int], tuple[BaseProcess, Pipe]]
@@ -97,17 +112,25 @@ class Supervisor:
     def snapshot(self) -> Snapshot:
         """Counts of all processes, those that ended included."""
         with self._lock:
-            return combined([*self._ended, *(worker.snapshot for worker in self._workers.values())])
+            return combined([*self._ended, *(worker.known() for worker in self._workers.values())])
 
     def alive_s(self) -> float:
         """Seconds since the loop last went round."""
         return time.monotonic() - self._beat
 
     def ready(self) -> bool:
-        """Whether all processes run and have claimed what they were assigned."""
+        """Whether all processes run, are heard of, and have claimed what they were assigned."""
         with self._lock:
             workers = list(self._workers.values())
-        return len(workers) == self._processes and all(worker.snapshot.ready for worker in workers)
+        return len(workers) == self._processes and all(worker.known().ready for worker in workers)
+
+    def silent_s(self) -> float:
+        """Seconds since the parent heard of the process that it has not heard of for longest.
+
+        It grows for all of them while the parent itself waits in a chore: then, too, what it knows is old.
+        """
+        with self._lock:
+            return max((worker.silent_s() for worker in self._workers.values()), default=0.0)
 
     def chore_failures(self) -> dict[str, float]:
         """How often each chore has failed."""
@@ -155,6 +178,7 @@ class Supervisor:
         )
         for worker in workers:
             _drain(worker)
+            _tell_silence(worker)
 
     def _replace_ended(self) -> None:
         for worker in list(self._workers.values()):
@@ -238,9 +262,18 @@ def _drain(worker: Worker) -> None:
     try:
         while worker.pipe.poll():
             message = worker.pipe.recv()
+            worker.heard_s = time.monotonic()
             if isinstance(message, Snapshot):
                 worker.snapshot = message
             else:
                 worker.reason = str(message)
     except (EOFError, OSError):  # it ends, or has ended: don't wait on this pipe any more
         worker.pipe.close()
+
+
+def _tell_silence(worker: Worker) -> None:
+    """Name the process that hangs, once: the metric says only that there is one."""
+    silent = worker.silent_s() >= SILENT_S
+    if silent and not worker.told:
+        log.warning("worker_silent", worker=worker.number, pid=worker.process.pid, for_s=SILENT_S)
+    worker.told = silent

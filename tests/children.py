@@ -32,6 +32,14 @@ def works(pipe: Pipe) -> None:
     pipe.send(counts(polled=11, lag={0: 0}, held_rows=5, ready=True))
 
 
+def keeps_reporting(pipe: Pipe) -> None:
+    """Say the same many times a second until SIGTERM, as an idle consumer does twice a second."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    while not stop.wait(0.02):
+        pipe.send(counts(polled=10, lag={0: 1}, late_s={0: 0.0}, positions={0: 7}, ready=True))
+
+
 def ignores_sigterm(pipe: Pipe) -> None:
     """Hang as a process does in a system call that never returns."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

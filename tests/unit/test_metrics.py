@@ -152,3 +152,13 @@ def test_no_events_are_no_latencies() -> None:
     """A batch of dead cells only."""
     found = latencies()
     assert found.counts.sum() == 0
+
+
+def test_a_report_that_is_too_old_leaves_its_counts_only() -> None:
+    """What it said of partitions may be another's now; the report itself is not changed."""
+    report = filled(1)
+    old = report.outlived()
+    assert (old.lag, old.late_s, old.positions, old.unclaimed, old.ready) == ({}, {}, {}, 0, False)
+    assert (old.polled, old.batches) == (report.polled, report.batches)
+    assert report.lag
+    assert report.ready

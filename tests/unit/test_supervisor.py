@@ -8,17 +8,22 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from itertools import pairwise
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from cdc_consumer import supervisor as supervisor_module
-from cdc_consumer.supervisor import Chore, Supervisor
+from cdc_consumer.metrics import Snapshot
+from cdc_consumer.supervisor import SILENT_S, Chore, Supervisor, Worker
+from cdc_consumer.worker import POLL_WAIT_S, REPORT_S
 from tests.children import (
     Body,
     crashes,
@@ -26,6 +31,7 @@ from tests.children import (
     ignores_sigterm,
     is_outdated,
     is_unreachable,
+    keeps_reporting,
     lingers_without_a_pipe,
     needs_a_person,
     needs_configuration,
@@ -39,7 +45,10 @@ from widetable.errors import (
     UnreachableError,
     WideTableError,
 )
+from widetable.settings import TargetSettings
 
+KAFKA_SESSION_S = 45.0
+"""After so long without a heartbeat, by default, Kafka gives a process's partitions to others."""
 SPAWN = multiprocessing.get_context("spawn")
 
 # -- the supervisor in the test's main thread, where signals arrive --------------------------------------------
@@ -169,6 +178,75 @@ def test_not_ready_while_a_worker_is_missing() -> None:
     with stopped_when(supervisor.ready, "both workers report ready"):
         supervisor.run()
     assert not supervisor.ready()
+
+
+def signal_to(child: BaseProcess, number: int) -> None:
+    """Send a child a signal."""
+    assert child.pid
+    os.kill(child.pid, number)
+
+
+def test_a_worker_that_hangs_is_not_ready_and_its_lag_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It can't say so itself: SIGSTOP, or a COMMIT that never returns. Once it goes on, all is as before."""
+    monkeypatch.setattr(supervisor_module, "SILENT_S", 1.0)
+    children = Children(keeps_reporting)
+    supervisor = supervise(children)
+    seen: list[Snapshot] = []
+    events: list[MutableMapping[str, Any]] = []
+
+    def told() -> list[tuple[int, int]]:
+        return [(event["worker"], event["pid"]) for event in events if event["event"] == "worker_silent"]
+
+    def hung_and_went_on() -> bool:
+        wait_until(lambda: supervisor.snapshot().lag == {0: 1} and supervisor.ready(), "the worker reports")
+        signal_to(children.started[0], signal.SIGSTOP)
+        try:
+            wait_until(lambda: not supervisor.ready(), "the worker is not ready")
+            seen.append(supervisor.snapshot())
+            assert supervisor.silent_s() >= 1.0
+            wait_until(told, "the log names it")
+        finally:
+            signal_to(children.started[0], signal.SIGCONT)
+        wait_until(lambda: supervisor.ready() and supervisor.snapshot().lag == {0: 1}, "it goes on")
+        return True
+
+    with capture_logs() as captured, stopped_when(hung_and_went_on, "the worker hangs and goes on"):
+        events = captured
+        supervisor.run()
+    (hung,) = seen
+    assert (hung.polled, hung.lag, hung.late_s, hung.positions, hung.ready) == (10, {}, {}, {}, False)
+    assert told() == [(0, children.started[0].pid)]
+
+
+def test_a_sleeper_says_nothing_of_a_partition_that_another_owns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two reports of one partition only the one that is fresh counts, whatever their order."""
+    monkeypatch.setattr(supervisor_module, "SILENT_S", 30.0)
+    supervisor = supervise(Children(works))
+    for number, (lag, age_s) in enumerate([(5, 0.0), (1, 31.0)]):
+        worker = Worker(number, BaseProcess(), SPAWN.Pipe()[0], Snapshot(lag={0: lag}, ready=True))
+        worker.heard_s -= age_s
+        supervisor._workers[number] = worker
+    assert supervisor.snapshot().lag == {0: 5}
+    assert supervisor.silent_s() >= 31
+
+
+def test_an_idle_or_slow_worker_is_not_called_silent() -> None:
+    """Idle, it reports twice a second. Slow, it meets a timeout, which ends the round; all come well before."""
+    target = TargetSettings(dsn=SecretStr("postgresql://t"))
+    slow_s = target.connect_timeout_s + target.lock_timeout_ms / 1000
+    assert 2 * (POLL_WAIT_S + REPORT_S) < slow_s < SILENT_S < KAFKA_SESSION_S
+    supervisor = supervise(Children(keeps_reporting))
+    ages: list[float] = []
+
+    def reported_again_and_again() -> bool:
+        if supervisor.ready():
+            ages.append(supervisor.silent_s())
+        return sum(later < earlier for earlier, later in pairwise(ages)) > 3
+
+    with stopped_when(reported_again_and_again, "each report makes it heard of again"):
+        supervisor.run()
 
 
 @pytest.mark.parametrize(
