@@ -26,7 +26,11 @@ class Definition:
 _ENTRIES: Final = (
     # -- how late the stream is
     Definition(
-        "cdc_lag_messages", "gauge", "records", "Records in the topic that are not applied.", "partition"
+        "cdc_lag_messages",
+        "gauge",
+        "records",
+        "Records in the topic that are not applied; absent until the partition is claimed and its end known.",
+        "partition",
     ),
     Definition(
         "cdc_lag_seconds",

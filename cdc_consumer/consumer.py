@@ -57,7 +57,7 @@ class Partition:
     retry_at_s: float = 0.0  # not claimed before, by the monotonic clock
     dead: list[DeadCell] = field(default_factory=list)
     lateness: Lateness = field(default_factory=Lateness)
-    lag: int = 0  # as last seen: an outage does not make it nothing
+    lag: int | None = None  # as last seen: None until then, and an outage does not make it nothing
 
 
 class Consumer:
@@ -306,15 +306,15 @@ class Consumer:
     # -- what others ask ---------------------------------------------------------------------------------
 
     def lags(self) -> dict[int, int]:
-        """Records behind the end of each partition, as last heard from the broker; a new one is unknown yet."""
-        known = {}
+        """Records behind the end of each partition, as last heard from the broker.
+
+        One that was not seen yet is left out: nobody may take it for one that is up to date.
+        """
         for number, partition in self._partitions.items():
             end = self._source.end_offset(number)
             if partition.claim is not None and end is not None:
                 partition.lag = max(0, end - partition.claim.next_offset)
-            if partition.claim is None or end is not None:
-                known[number] = partition.lag
-        return known
+        return {n: partition.lag for n, partition in self._partitions.items() if partition.lag is not None}
 
     def tell(self) -> Snapshot:
         """The counts, with what is true just now."""

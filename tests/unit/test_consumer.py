@@ -203,6 +203,37 @@ def test_lateness_goes_on_in_an_outage() -> None:
     assert (world.consumer.tell().lag, world.consumer.tell().late_s) == ({0: 0}, {0: 0.0})
 
 
+def test_a_partition_that_was_never_seen_is_not_up_to_date() -> None:
+    """Assigned while the target is away: 0 records behind would be made up, so nothing is said of it."""
+    world = World()
+    world.sample()
+    with world.outage():
+        world.assign(0)
+        world.settle()
+        world.clock.now_s += 3_600
+        told = world.consumer.tell()
+        assert (told.lag, told.late_s, told.positions, told.unclaimed) == ({}, {}, {}, 1)
+    world.clock.now_s += 60
+    world.step()
+    world.step()
+    assert world.consumer.tell().lag == {0: 1}
+
+
+def test_lag_is_unknown_until_the_broker_has_told_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claimed, and nothing heard of it: that is not 0 either. What was heard once outlives a silent broker."""
+    world = World()
+    monkeypatch.setattr(world.source, "end_offset", lambda _: None)
+    world.assign(0)
+    world.step()
+    world.step()
+    assert world.consumer.ready
+    assert (world.consumer.tell().lag, world.consumer.tell().late_s) == ({}, {})
+    monkeypatch.setattr(world.source, "end_offset", lambda _: 7)
+    assert world.consumer.tell().lag == {0: 7}
+    monkeypatch.setattr(world.source, "end_offset", lambda _: None)
+    assert world.consumer.tell().lag == {0: 7}
+
+
 def test_records_that_were_skipped_are_read_again() -> None:
     """A jump in the offsets is not believed at first sight: the partition is claimed and read once more."""
     world = started(0, 1)
