@@ -25,8 +25,10 @@ APPLICATION: Final = "cdc-consumer check"
 class Parts:
     """All parts of one deployment; a context manager that closes what was opened."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, patience_s: float | None = None) -> None:
+        """`patience_s` is how long a statement at the source may take; None is as long as it likes."""
         self.settings = settings
+        self._patience_s = patience_s
         self._stack = ExitStack()
         self.source = Part("the source database", self._open_source)
         self.target = Part("the target database", self._open_target)
@@ -56,7 +58,9 @@ class Parts:
         return sql.Identifier(self.settings.target.control_schema, "hand_off").as_string()
 
     def _open_source(self) -> Connection:
-        return self._stack.enter_context(connect_source(self.settings.source, APPLICATION))
+        return self._stack.enter_context(
+            connect_source(self.settings.source, APPLICATION, patience_s=self._patience_s)
+        )
 
     def _open_target(self) -> Connection:
         return self._stack.enter_context(connect_target(self.settings.target, APPLICATION))

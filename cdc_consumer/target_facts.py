@@ -1,12 +1,13 @@
 """What the target knows about the pipeline: overflow, dead cells, slices of history, what is proven.
 
 In: the control schema, asked every few seconds by a thread of the parent. Out: gauges by name. A fact that could
-not be read is absent: nobody takes an old number for the truth.
+not be read, or was read long ago by a reading that hangs now, is absent: nobody takes an old number for the truth.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Final
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 SQL: Final = load_statements(files("cdc_consumer") / "sql" / "target_facts.sql")
 OPEN: Final = ("waiting", "running")
+OLD_S: Final = 60.0
+"""Six readings, as `app` makes them: what was read longer ago is not told any more."""
 
 Gauges = Mapping[str, float | Mapping[str, float]]
 """Values of metrics by name; a metric with a label has one for each value of the label."""
@@ -77,17 +80,24 @@ def facts_of(settings: Settings) -> Callable[[], Gauges]:
 
 
 class TargetFacts:
-    """Reads from time to time, in a thread of its own; `step` never waits."""
+    """Reads from time to time, in a thread of its own; `step` never waits.
 
-    def __init__(self, read: Callable[[], Gauges]) -> None:
+    Args:
+        read: finds out what is true now.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, read: Callable[[], Gauges], clock: Callable[[], float] = time.monotonic) -> None:
         self._read = read
+        self._clock = clock
+        self._read_at = clock()
         self._thread: threading.Thread | None = None
         self._gauges: Gauges = {}
         self._told = ""
 
     def gauges(self) -> Gauges:
-        """What the last reading found; nothing where it failed."""
-        return self._gauges
+        """What the last reading found; nothing where it failed, or is old because the next one hangs."""
+        return self._gauges if self._clock() - self._read_at < OLD_S else {}
 
     def step(self) -> None:
         """Begin the next reading, unless one is under way."""
@@ -98,6 +108,7 @@ class TargetFacts:
     def _read_once(self) -> None:
         try:
             self._gauges, self._told = self._read(), ""
+            self._read_at = self._clock()
         except Exception as error:
             self._gauges = {}
             known = named(error)

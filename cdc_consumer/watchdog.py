@@ -2,8 +2,8 @@
 
 In: the hand-off, and what source, Connect and Kafka say every few seconds. Out: gauges for `/metrics`, one
 warning per change of what may pass, and a `StoppedError` for what is broken for good. Guarantees: the consumer
-never runs on beside a slot that is gone, lost or advanced, another cluster or another topic; and what could not
-be looked at is never taken for broken.
+never runs on beside a slot that is gone, lost or advanced, another cluster or another topic; what could not be
+looked at is never taken for broken; and what was seen too long ago is not told, for a look may hang.
 
 Debezium moves the slot only to positions that Connect has stored: the slot is read first, so on the real chain
 it never was ahead of what Connect says afterwards. A slot that is, was advanced or made anew by somebody else.
@@ -38,6 +38,11 @@ log = structlog.get_logger(__name__)
 
 CONFIRMING_LOOKS: Final = 3
 """A restarted broker may not know its topics for a moment: a suspicion counts when it is held so often in a row."""
+PATIENCE_S: Final = 10.0
+"""For a statement at the source, half of it for a lock: that of VACUUM FULL, say, may be held for hours."""
+OLD_LOOKS: Final = 3
+SLOW_LOOK_S: Final = 30.0
+"""What was seen is told for so many looks, each as slow as one that finds several parts away."""
 FIRST_RESTART_S: Final = 5.0
 LAST_RESTART_S: Final = 300.0
 """Waits before a failed connector is started again: doubled each time, up to this."""
@@ -73,6 +78,7 @@ class Watchdog:
     Args:
         look: finds out what is true now.
         restart: starts what failed of the connector.
+        every_s: how often `step` is called.
         clock: monotonic seconds.
     """
 
@@ -80,10 +86,12 @@ class Watchdog:
         self,
         look: Callable[[], Sight],
         restart: Callable[[], None],
+        every_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look = look
         self._restart = restart
+        self._old_s = OLD_LOOKS * (every_s + SLOW_LOOK_S)
         self._clock = clock
         self._sights: SimpleQueue[Sight | Exception] = SimpleQueue()
         self._looking = False
@@ -93,10 +101,12 @@ class Watchdog:
         self._restart_wait_s = FIRST_RESTART_S
         self._restart_at: float | None = None
         self._gauges: Gauges = {}
+        self._judged_at = clock()
 
     def gauges(self) -> Gauges:
-        """The last look's metrics, and how often the connector was started again."""
-        return {**self._gauges, "cdc_connector_restarts_total": self._restarts}
+        """The last look's metrics unless they are old, and how often the connector was started again."""
+        fresh = self._clock() - self._judged_at < self._old_s
+        return {**(self._gauges if fresh else {}), "cdc_connector_restarts_total": self._restarts}
 
     def step(self) -> None:
         """Take the last look's result and begin the next.
@@ -125,7 +135,7 @@ class Watchdog:
             self._sights.put(error)
 
     def _judge(self, sight: Sight) -> None:
-        self._gauges = sight.gauges
+        self._gauges, self._judged_at = sight.gauges, self._clock()
         news = {*sight.broken, *sight.suspected, *sight.added, *sight.passing}
         for text in sorted(news - self._told):
             log.warning("watchdog", found=text)
@@ -162,7 +172,7 @@ class Lookout:
     def __init__(self, settings: Settings, hand_off: HandOff) -> None:
         self._settings = settings
         self._hand_off = hand_off
-        self._parts = Parts(settings)
+        self._parts = Parts(settings, PATIENCE_S)
 
     def look(self) -> Sight:
         """One look at everything; a part that is away hides no other."""
@@ -185,13 +195,13 @@ class Lookout:
 
     def _renew(self) -> None:
         self._parts.__exit__(None, None, None)
-        self._parts = Parts(self._settings)
+        self._parts = Parts(self._settings, PATIENCE_S)
 
 
 def watch(settings: Settings, hand_off: HandOff) -> Watchdog:
     """A watchdog over this hand-off."""
     lookout = Lookout(settings, hand_off)
-    return Watchdog(lookout.look, lookout.restart)
+    return Watchdog(lookout.look, lookout.restart, settings.consumer.watch_s)
 
 
 def _source(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
@@ -206,10 +216,6 @@ def _source(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
     slot = read_slot(source, hand_off.slot)
     if problem := health.slot_problem(slot, hand_off):
         sight.broken.append(problem)
-    tables = [settings.source.table, settings.source.heartbeat_table]
-    publication = source_database.publication(source, hand_off.publication)
-    if problem := health.publication_problem(publication, hand_off, tables):
-        sight.broken.append(problem)
     sight.slot = slot
     _gauge_slot(slot, server.wal_budget, sight)
     age_s = source_database.heartbeat_age_s(source, settings.source.heartbeat_table)
@@ -217,6 +223,11 @@ def _source(parts: Parts, hand_off: HandOff, sight: Sight) -> None:
         sight.gauges["cdc_heartbeat_age_seconds"] = age_s
     if age_s is None or age_s > health.late_heartbeat_s(settings):
         sight.passing.append("the heartbeat does not move: changes may not arrive either")
+    # Last, for it opens the narrow table: while that is locked, all else is seen all the same.
+    tables = [settings.source.table, settings.source.heartbeat_table]
+    publication = source_database.publication(source, hand_off.publication)
+    if problem := health.publication_problem(publication, hand_off, tables):
+        sight.broken.append(problem)
 
 
 def _gauge_slot(slot: Slot | None, wal_budget: int, sight: Sight) -> None:

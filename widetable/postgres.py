@@ -49,10 +49,22 @@ RETRYABLE_STATES: Final = frozenset({"55P03", "25006", "25P03", "25P04"})
 AUTH_CLASSES: Final = frozenset({"28", "3D"})
 
 
-def connect_source(settings: SourceSettings, application: str, *, autocommit: bool = True) -> Connection:
-    """Open a session on the source database, with text settings pinned."""
-    dsn = settings.dsn.get_secret_value()
-    return _connect(dsn, "source", "CDC_SOURCE__DSN", application, settings.connect_timeout_s, "", autocommit)
+def connect_source(
+    settings: SourceSettings, application: str, *, autocommit: bool = True, patience_s: float | None = None
+) -> Connection:
+    """Open a session on the source database, with text settings pinned.
+
+    Args:
+        settings: of the source.
+        application: name that the server's list of sessions shows.
+        autocommit: whether each statement is its own transaction.
+        patience_s: the longest that a statement may take; a lock gets half of it, so that the error says which it
+            was. None for no limit.
+    """
+    dsn, timeout_s = settings.dsn.get_secret_value(), settings.connect_timeout_s
+    limit_ms = round(1000 * (patience_s or 0))
+    extra = f" -c lock_timeout={limit_ms // 2} -c statement_timeout={limit_ms}" if limit_ms else ""
+    return _connect(dsn, "source", "CDC_SOURCE__DSN", application, timeout_s, extra, autocommit)
 
 
 def connect_target(settings: TargetSettings, application: str, *, autocommit: bool = True) -> Connection:

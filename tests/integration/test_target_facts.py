@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import count
+from threading import Event
 
 import pytest
 
 from cdc_consumer.fleet import read_fleet
 from cdc_consumer.settings import load_settings
-from cdc_consumer.target_facts import TargetFacts, read_facts
+from cdc_consumer.target_facts import OLD_S, TargetFacts, read_facts
 from tests.waiting import wait_until
 from tests.writer_samples import SHIP, SISTER, SPEED, created
 from tests.writer_world import WriterWorld
@@ -99,6 +101,27 @@ def test_a_target_that_is_away_leaves_no_old_numbers() -> None:
     for expected in ({}, {"cdc_overflow_cells": 2.0}, {}):
         facts._read_once()
         assert facts.gauges() == expected
+
+
+def test_a_reading_that_hangs_leaves_no_old_numbers() -> None:
+    """A target that is stopped but takes the connection ends no reading: what the last one found grows old."""
+    now, goes_on, readings = [0.0], Event(), count(1)
+
+    def read() -> dict[str, float]:
+        if (reading := next(readings)) == 2:
+            assert goes_on.wait(30)
+        return {"cdc_overflow_cells": float(reading)}
+
+    facts = TargetFacts(read, lambda: now[0])
+    facts._read_once()
+    facts.step()
+    now[0] += OLD_S - 1
+    assert facts.gauges() == {"cdc_overflow_cells": 1.0}
+    now[0] += 2
+    facts.step()
+    assert facts.gauges() == {}
+    goes_on.set()
+    wait_until(lambda: facts.gauges() == {"cdc_overflow_cells": 2.0}, "the thread has read")
 
 
 def test_ships_show_their_newest_moment_and_their_history(target_dsn: str, own_world: WriterWorld) -> None:

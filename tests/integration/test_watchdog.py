@@ -10,9 +10,10 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
+from cdc_consumer import watchdog
 from cdc_consumer.registration import RUNBOOK
 from cdc_consumer.topic import Topics
-from cdc_consumer.watchdog import Lookout, watch
+from cdc_consumer.watchdog import Lookout, Sight, watch
 from tests.pipeline_world import Pipeline, wait_for
 from widetable.errors import StoppedError
 from widetable.hand_off import HandOff
@@ -44,6 +45,30 @@ def test_a_stream_under_load_is_never_suspected(streaming: Pipeline) -> None:
     assert isinstance(age_s, float)
     assert age_s < CALM_S
     assert sight.gauges["cdc_connector_state"] == {"RUNNING": 1}
+
+
+def is_whole(sight: Sight) -> bool:
+    """Whether all was looked at and found well."""
+    return not (sight.broken or sight.suspected or sight.added or sight.passing)
+
+
+def test_a_lock_on_the_narrow_table_ends_the_look_and_hides_nothing_else(
+    streaming: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VACUUM FULL or a queued ALTER may hold it for hours, while WAL piles up: the slot is seen all the same."""
+    monkeypatch.setattr(watchdog, "PATIENCE_S", 1.0)
+    seen = lookout(streaming)
+    wait_for(lambda: is_whole(seen.look()), "all is well")
+    # A look that waits for the lock outlives it here, finds all well, and fails the test.
+    own_end = "-c idle_in_transaction_session_timeout=20s"
+    with psycopg.connect(streaming.settings.source.dsn.get_secret_value(), options=own_end) as other:
+        other.execute("LOCK TABLE tenant.tbl_data_timeseries IN ACCESS EXCLUSIVE MODE")
+        sight = seen.look()
+    assert sight.broken == []
+    assert "could not look at the stream" in (told := " ".join(sight.passing))
+    assert "lock timeout" in told
+    assert sight.gauges["cdc_slot_active"] == sight.gauges["cdc_connector_running"] == 1
+    wait_for(lambda: is_whole(seen.look()), "the look is whole again")
 
 
 def drop(pipeline: Pipeline) -> None:

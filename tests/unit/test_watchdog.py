@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Event
 
 import pytest
 
 from cdc_consumer.slot import Slot
-from cdc_consumer.watchdog import CONFIRMING_LOOKS, Sight, Watchdog
+from cdc_consumer.watchdog import CONFIRMING_LOOKS, OLD_LOOKS, SLOW_LOOK_S, Sight, Watchdog
 from tests.waiting import wait_until
 from widetable.errors import StoppedError
+
+EVERY_S = 5.0
 
 
 def slot(confirmed: int = 100) -> Slot:
@@ -25,10 +28,13 @@ class World:
         self.sight = Sight()
         self.now = 0.0
         self.looks = self.restarts = 0
-        self.dog = Watchdog(self._look, self._restart, lambda: self.now)
+        self.goes_on = Event()
+        self.goes_on.set()
+        self.dog = Watchdog(self._look, self._restart, EVERY_S, lambda: self.now)
 
     def _look(self) -> Sight:
         self.looks += 1
+        assert self.goes_on.wait(30)
         return self.sight
 
     def _restart(self) -> None:
@@ -110,3 +116,27 @@ def test_a_connector_is_left_alone_beside_a_slot_that_is_not_known_to_be_good(
         with suppress(StoppedError):
             world.look()
     assert world.restarts == 0
+
+
+def test_a_look_that_hangs_leaves_no_old_numbers() -> None:
+    """The source is stopped, or behind a lock: what was seen holds for some looks, and then it is not told."""
+    world = World()
+    world.sight = Sight(gauges={"cdc_slot_active": 1.0})
+    world.look()
+    world.goes_on.clear()
+    hanging = world.looks + 1
+
+    def hangs() -> bool:
+        world.dog.step()
+        return world.looks >= hanging
+
+    wait_until(hangs, "a look hangs")
+    world.now += OLD_LOOKS * EVERY_S
+    world.dog.step()
+    assert world.dog.gauges()["cdc_slot_active"] == 1.0
+    world.now += OLD_LOOKS * SLOW_LOOK_S
+    world.dog.step()
+    assert world.dog.gauges() == {"cdc_connector_restarts_total": 0}
+    world.goes_on.set()
+    world.look()
+    assert world.dog.gauges()["cdc_slot_active"] == 1.0
