@@ -77,11 +77,12 @@ function verdict(status) {
 function tiles(status) {
   const facts = status.facts;
   const late = Math.max(0, ...status.partitions.map((it) => it.late_s));
+  const known = status.partitions.length > 0;
   const lag = status.partitions.reduce((sum, it) => sum + it.lag, 0);
   const last = (series) => series.length ? series[series.length - 1] : null;
   const dead = Object.values(status.dead).reduce((sum, n) => sum + n, 0);
   const made = [
-    ["Latest partition", late < 1 ? "on time" : duration(late), `${compact(lag)} records not applied`, late > 3600 ? "bad" : late > 300 ? "warn" : ""],
+    ["Latest partition", !known ? "unknown" : late < 1 ? "on time" : duration(late), known ? `${compact(lag)} records not applied` : "no partition seen yet", late > 3600 ? "bad" : late > 300 ? "warn" : ""],
     ["Samples", `${compact(last(status.rates.samples_per_s))}/s`, `${compact(last(status.rates.rows_per_s))} wide rows/s`, ""],
     ["Proven up to", facts.verified_age_s == null ? "not yet" : `${duration(facts.verified_age_s)} ago`, `${count(facts.verified_ships)} of ${count(facts.ships)} ships`, facts.verify_required ? "warn" : ""],
     ["WAL kept by the slot", bytes(facts.retained_bytes), facts.budget_bytes == null ? "no limit known" : `${bytes(facts.budget_bytes)} left`, status.wal_level],
@@ -117,7 +118,7 @@ function partitions(all) {
   rows("partitions", all.map((it) => row(head(String(it.partition), true), cell(count(it.lag)),
     element("td", { class: "bar", "aria-hidden": "true" }, drawing("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none" },
       drawing("rect", { width: 100 * it.lag / most, height: 10, rx: 1 }))),
-    cell(it.late_s < 1 ? "–" : duration(it.late_s)), cell(it.offset == null ? "not claimed" : count(it.offset)))), 5, "No partition is assigned to this instance.");
+    cell(it.late_s < 1 ? "–" : duration(it.late_s)), cell(it.offset == null ? "not claimed" : count(it.offset)))), 5, "No partition is assigned to this instance, or none has been seen yet.");
 }
 
 function ships(all, now) {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdc_consumer.heat_map import DAY_US
+from cdc_consumer.metrics import Snapshot
 from tests.debian import require
 from tests.doc_pages import ROOT
 from tests.fake_exports import QUERY, FakeTarget
@@ -92,6 +93,16 @@ def test_all_is_drawn_and_named_and_nothing_is_complained_about(tmp_path: Path) 
     assert re.search(r'<p id="verdict"[^>]*role="status"', dom)
     assert not re.search(r"<caption[^>]*></caption>|<h2[^>]*></h2>|<button[^>]*></button>", dom)
     assert re.search(r"\d+ of \d+ done, \d+ verified", dom), "the heat map in words"
+
+
+def test_an_instance_that_knows_of_no_partition_is_not_shown_as_on_time(tmp_path: Path) -> None:
+    """Its only process hangs, or could not claim anything yet: that is not 0 seconds late."""
+    with PageWorld(counts=Snapshot()).served() as client:
+        dom = chromium(tmp_path, "--dump-dom", f"http://127.0.0.1:{client.base_url.port}/").stdout
+    assert 'data-drawn="yes"' in dom
+    assert "Not all processes run, report, and have claimed their partitions." in dom
+    assert "no partition seen yet" in dom
+    assert "on time" not in dom
 
 
 CLICKS = b"""
