@@ -20,7 +20,7 @@ PATIENT = {"CDC_TARGET__LOCK_TIMEOUT_MS": "90000"}
 AT_FIRST: Final = 2
 CHANGES: Final = {"join": 1, "leave": -1, "kill": -1, "sleep": 0}
 """And what each does to the number of members."""
-MORE_CHANGES: Final = 1
+MORE_CHANGES: Final = 0
 TAKE_OVER_S: Final = 90.0
 
 
