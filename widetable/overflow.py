@@ -62,7 +62,8 @@ class Overflow:
         self._conn.execute(SQL["lock"], [self._job])
         for number in np.unique(step):
             parts = {"job": self._job, "step": int(number), "ignore_deletes": self._ignore_deletes}
-            self._conn.execute(SQL["update"], parts)
+            replaced = ["k", "d"] if self._ignore_deletes else ["k"]
+            self._conn.execute(SQL["update"], parts | {"replaced": replaced})
 
     def forget(self, events: Events, index: IntArray) -> None:
         """Remove the overflow rows of cells (named by one of their events each) that now stand in a column."""

@@ -16,6 +16,9 @@ read (history)       cell IS NULL, and no version at all             set
 With `ignore_deletes`, a delete records its version but keeps the value, and a create above a recorded delete
 replaces the value (recording its own version "c", so that its replay writes nothing).
 
+So does a create above a correction: there was no sample when it was made, for a delete would have left its version
+in between, and what the source does later wins.
+
 A batch is folded to three steps per cell, applied in this order, each under its own condition: *assign*, *fill*,
 *mark*. Folding to the last event alone would be wrong: a delete before a re-insert has to leave its version.
 """
@@ -38,9 +41,11 @@ NONE: Final = -1
 KINDS: Final = ("", "u", "d", "s", "k", "c", "o")
 """Letters of recorded versions by code; 0 is "no version"."""
 KIND_OF_OP: Final = np.array([KINDS.index({**KIND, Op.CREATE: "c"}.get(op, "")) for op in Op], np.int8)
-"""What an op leaves where it records its version; of a create, only one above an ignored delete does."""
+"""What an op leaves where it records its version; of a create, only one that replaces a value does."""
 KIND_DELETE: Final = KINDS.index("d")
 KIND_MISFIT: Final = KINDS.index("o")
+IMPORTED: Final = (KINDS.index("k"), KIND_MISFIT)
+"""A correction, or one whose value stands in overflow: no other misfit has a create above it but for a gap."""
 
 
 class Mode(IntEnum):
@@ -169,7 +174,8 @@ def resolve(folded: Folded, events: Events, current: Versions, *, ignore_deletes
     known = _after(events, folded.assign, assign_ok, current)
     fill_ok = _outranks(events, folded.fill, known)
     fill_ok &= (events.op[folded.fill] != Op.READ) | (known.epoch == 0)
-    replaces = fill_ok & (known.kind == KIND_DELETE) & ignore_deletes
+    replaceable = np.isin(known.kind, IMPORTED) | ((known.kind == KIND_DELETE) & ignore_deletes)
+    replaces = fill_ok & replaceable & (events.op[folded.fill] == Op.CREATE)
     mark_ok = _outranks(events, folded.mark, known)
 
     refills = fill_ok & assign_ok & events.empty[folded.assign]

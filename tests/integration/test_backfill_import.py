@@ -99,6 +99,26 @@ def test_a_correction_stands_until_the_source_changes_the_cell_again(
     assert desk.cell()[0] == "2.5"
 
 
+def test_a_sample_that_the_source_inserts_later_replaces_its_correction(desk: Desk) -> None:
+    """Only a create above it does; history and a snapshot read leave it, and the import again leaves the create."""
+    file = desk.file(f"created_time,{CHANNEL}\n{START},7\n")
+    assert desk.world.backfill("import", file) == ExitCode.DONE
+    _, version = desk.cell()
+    assert version is not None
+    desk.stream(Op.READ, "1", 0)
+    desk.stream(Op.READ, "1", version[1] + 1)
+    desk.stream(Op.CREATE, "2", version[1])
+    assert desk.cell() == ("7", version)
+    desk.world.add(START, 3.0)
+    desk.stream(Op.CREATE, "3", version[1] + 1)
+    assert desk.world.backfill("import", file) == ExitCode.DONE
+    assert desk.cell() == ("3", [1, version[1] + 1, "c"])
+    report = Verifier(
+        Source(desk.world.source, "tenant.tbl_data_timeseries"), Target(desk.world.target, "cdc"), None
+    ).run(Scope())
+    assert (report.corrected, report.difference_count) == (0, 0)
+
+
 def test_the_next_change_at_the_source_wins_and_so_does_the_next_file(desk: Desk) -> None:
     """A change begins exactly where the WAL ended; two files over a source that rests have different versions."""
     first, second = (desk.file(f"created_time,{CHANNEL}\n{START},{n}\n", f"{SHIP}_{n}.csv") for n in (1, 2))

@@ -44,11 +44,8 @@ FIND = settings(
 )
 
 KINDS = ["value", "value", "null", "delete", "delete", "move", "touch"]
-DRAFTS = st.lists(
-    st.builds(Draft, st.integers(0, len(KEYS) - 1), st.sampled_from(KINDS), st.integers(0, len(KEYS) - 1)),
-    min_size=1,
-    max_size=4,
-)
+DRAFT = st.builds(Draft, st.integers(0, len(KEYS) - 1), st.sampled_from(KINDS), st.integers(0, len(KEYS) - 1))
+DRAFTS = st.lists(DRAFT, min_size=1, max_size=4)
 MEMBER = st.integers(0, 1)
 PARTITION = st.sampled_from(PARTITIONS)
 AFTER_MS = st.sampled_from([0, 50, 210, 1_100])
@@ -163,6 +160,16 @@ class DeliveryMachine(HistoryMachine):
         self.world.sleep(member, partition, rounds)
 
 
+class CorrectedMachine(HistoryMachine):
+    """Slices, a stream, and corrections."""
+
+    @rule(cell=st.integers(0, len(KEYS) - 1), then=st.lists(DRAFT, max_size=2))
+    def correct(self, cell: int, then: list[Draft]) -> None:
+        """A person's value, whether the source has the sample or not; it may change or insert it soon after."""
+        self.world.correct(KEYS[cell])
+        self.world.source.write([draft._replace(cell=cell) for draft in then])
+
+
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     """Thousands of crashes need no log."""
@@ -175,6 +182,11 @@ def _quiet() -> Iterator[None]:
 def test_whatever_breaks_off_the_target_ends_as_the_source() -> None:
     """And doing it all again changes nothing."""
     run_state_machine_as_test(DeliveryMachine, settings=SEARCH)
+
+
+def test_corrections_stand_until_the_source_changes_or_inserts_the_sample() -> None:
+    """In any interleaving with slices and the stream; a replay of all of it changes nothing."""
+    run_state_machine_as_test(CorrectedMachine, settings=SEARCH)
 
 
 CONTROLS = {
@@ -190,6 +202,7 @@ CONTROLS = {
     "a slice overwrites": (Safeguards(replace(APPLY, reads_only_fill=False)), "I2|I3"),
     "a batch folds to the last event alone": (Safeguards(whole_fold=False), "I2|I3"),
     "a placeholder records a version": (Safeguards(placeholders_pass=False), "I1|I3"),
+    "a create leaves a correction": (Safeguards(replace(APPLY, creates_replace_corrected=False)), "I1|I2|I3"),
 }
 
 BETWEEN_SLICES_AND_STREAM = {
@@ -206,6 +219,7 @@ def test_the_search_notices_that_a_safeguard_is_missing(name: str) -> None:
     safeguards, invariants = CONTROLS[name]
     # Slices and a stream are enough for what lies between them, and there are fewer ways to search.
     base = HistoryMachine if name in BETWEEN_SLICES_AND_STREAM else DeliveryMachine
+    base = CorrectedMachine if "correction" in name else base
     machine = type("DeliveryWithout", (base,), {"safeguards": safeguards})
     with pytest.raises(Violation, match=rf"^({invariants}): "):
         run_state_machine_as_test(machine, settings=FIND)

@@ -14,6 +14,7 @@ import pytest
 from tests.property.model.cell import APPLY, IGNORE, Event, Rule
 from tests.property.model.flows import (
     any_order,
+    corrected,
     count,
     diverted,
     drained,
@@ -114,6 +115,20 @@ def test_a_resync_that_reads_before_it_holds_the_ledger_loses_cells() -> None:
     found = count(gap_resynced(SHORT, locked=False))
     assert found.violating > 0, found
     assert found.scenarios > count(gap_resynced(SHORT)).scenarios
+
+
+def test_what_the_source_does_after_a_correction_wins_and_nothing_else() -> None:
+    """Also where the sample was missing and is inserted later; slices, older changes and replays leave it."""
+    found = count(corrected(SHORT))
+    assert (found.violating, found.scenarios) == (0, 2_994), found
+    lasting = (history for history in SHORT if history.ops[-1] != DELETE)
+    assert count(corrected(lasting, IGNORE)).violating == 0
+
+
+def test_a_create_that_only_fills_leaves_the_correction_of_a_missing_sample() -> None:
+    """The safeguard of the search above, off."""
+    found = count(corrected(histories(2), replace(APPLY, creates_replace_corrected=False)))
+    assert found.violating > 0, found
 
 
 def test_backfill_does_not_heal_a_gap() -> None:

@@ -124,6 +124,21 @@ def test_long_streams_of_many_cells_in_any_order_across_cells(rule: Rule, seed: 
 
 
 @both_rules
+@pytest.mark.parametrize("seed", SEEDS)
+def test_samples_that_are_corrected_before_the_source_has_them(rule: Rule, seed: int) -> None:
+    """A correction, the insert above it, and all that follows, in batches and repeated suffixes."""
+    rng = random.Random(seed)
+    streams = [random_stream(rng, rng.randint(1, 8), epochs=1, missing=0.4) for _ in range(800)]
+    arriving = [batches(rng, delivered(rng, stream)) for stream in streams]
+    before = [UNKNOWN] * len(streams)
+    for number in range(max(map(len, arriving))):
+        parts = [stream[number] if number < len(stream) else [] for stream in arriving]
+        steps = [(cell, part, f"cell {i}") for i, (cell, part) in enumerate(zip(before, parts, strict=True))]
+        before = require_equal(steps, rule, interleaving(rng, parts))
+    assert sum(cell.kind == "c" for cell in before) > 20
+
+
+@both_rules
 def test_repeating_a_batch_changes_nothing(rule: Rule) -> None:
     """What a batch has done, the same batch finds done: no cell is set or recorded twice."""
     rng = random.Random(7)

@@ -110,6 +110,14 @@ def long_stories(rng: random.Random, first: int, count: int) -> Iterator[Story]:
         yield Story(key, [[spoken(key, event, 0.2) for event in part] for part in parts])
 
 
+def corrected_stories(rng: random.Random, first: int, count: int) -> Iterator[Story]:
+    """Cells that are corrected before the source has them."""
+    for key in map(key_of, range(first, first + count)):
+        events = random_stream(rng, rng.randint(1, 8), epochs=1, missing=0.4)
+        parts = batches(rng, delivered(rng, events))
+        yield Story(key, [[spoken(key, event, 0.2) for event in part] for part in parts])
+
+
 def told(stories: list[Story], number: int, rng: random.Random, rule: Rule, *, typed: bool) -> list[Sample]:
     """Batch `number` of all stories: in order per cell, in any order across cells."""
     parts = [story.take(number, rule, typed=typed) for story in stories]
@@ -148,6 +156,7 @@ def test_any_batching_and_repetition_gives_the_same_table(
     typed = column_type == "typed"
     stories = list(short_stories(rng, 0))
     stories += long_stories(rng, len(stories), 1_500)
+    stories += corrected_stories(rng, len(stories), 500)
     rounds = max(len(story.parts) for story in stories)
     for number in range(rounds):
         # Merges of few columns, and of all of them, take turns.

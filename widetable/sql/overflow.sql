@@ -26,20 +26,20 @@ SELECT count(*) FROM (
 ) locked
 
 -- update --
--- The rule of every cell, on cells that overflow holds already; what `insert` just wrote never matches. Where
--- deletes are ignored, a create above a recorded one replaces the value that was kept, and records its version.
+-- The rule of every cell, on cells that overflow holds already; what `insert` just wrote never matches. A create
+-- above a correction, or above a delete that was ignored, replaces the value and records its version.
 UPDATE overflow_cell o
 SET value = CASE WHEN s.kind = 'd' AND %(ignore_deletes)s THEN o.value ELSE s.value END,
     value_format = coalesce(s.value_format, o.value_format),
-    epoch = CASE WHEN s.kind IS NOT NULL OR o.kind = 'd' AND %(ignore_deletes)s THEN s.epoch ELSE o.epoch END,
-    lsn = CASE WHEN s.kind IS NOT NULL OR o.kind = 'd' AND %(ignore_deletes)s THEN s.lsn ELSE o.lsn END,
-    kind = CASE WHEN s.kind IS NULL AND o.kind = 'd' AND %(ignore_deletes)s THEN 'c' ELSE coalesce(s.kind, o.kind) END
+    epoch = CASE WHEN s.kind IS NOT NULL OR o.kind = ANY (%(replaced)s) THEN s.epoch ELSE o.epoch END,
+    lsn = CASE WHEN s.kind IS NOT NULL OR o.kind = ANY (%(replaced)s) THEN s.lsn ELSE o.lsn END,
+    kind = CASE WHEN s.kind IS NULL AND o.kind = ANY (%(replaced)s) THEN 'c' ELSE coalesce(s.kind, o.kind) END
 FROM pg_temp.stage_overflow s
 WHERE s.job = %(job)s AND s.step = %(step)s
   AND (o.ship_id, o.created_time, o.channel_id) = (s.ship_id, s.created_time, s.channel_id)
   AND CASE
         WHEN s.op = 0 THEN s.value IS NOT NULL AND o.value IS NULL AND o.epoch IS NULL
-        WHEN s.kind IS NOT NULL OR o.kind = 'd' AND %(ignore_deletes)s
+        WHEN s.kind IS NOT NULL OR o.kind = ANY (%(replaced)s)
         THEN o.epoch IS NULL OR (s.epoch, s.lsn) > (o.epoch, o.lsn)
         ELSE s.value IS NOT NULL AND o.value IS NULL AND (o.epoch IS NULL OR (s.epoch, s.lsn) > (o.epoch, o.lsn))
       END

@@ -44,6 +44,7 @@ class Rule:
     creates_only_fill: bool = True
     reads_only_fill: bool = True
     creates_replace_kept: bool = True  # ignored deletes: a create above one replaces the value that was kept
+    creates_replace_corrected: bool = True  # a create above a correction: the source had no sample then
 
 
 APPLY = Rule()
@@ -86,7 +87,8 @@ def _create(cell: Cell, event: Event, rule: Rule) -> Cell:
         return replace(cell, value=event.value)
     if _outranked(cell, event):
         return cell
-    if rule.ignore_deletes and rule.creates_replace_kept and cell.kind == "d":
+    kept = rule.ignore_deletes and rule.creates_replace_kept and cell.kind == "d"
+    if kept or (rule.creates_replace_corrected and cell.kind in {"k", "o"}):
         return Cell(event.value, event.version, "c")
     return replace(cell, value=event.value) if cell.value is None else cell
 

@@ -22,11 +22,11 @@ from cdc_consumer.source import Polled
 from cdc_consumer.target import PartitionBatch, Target
 from tests.consumer_world import HOLD_MS, Clock, FakeSource, Membership, Topic
 from tests.consumer_world import World as ConsumerWorld
-from tests.debezium_events import PLACEHOLDER, Schemas, decoder, key
+from tests.debezium_events import EPOCH, PLACEHOLDER, Schemas, decoder, key
 from tests.narrow_batches import narrow_batch
 from tests.property.model.cell import UNKNOWN
 from tests.property.model.database import Cells, Database, Point, Safeguards, require
-from tests.property.model.source_table import SHIPS, SourceTable
+from tests.property.model.source_table import SHIPS, Key, SourceTable
 from widetable.applied import Applied
 from widetable.errors import RetryableError, StoppedError
 from widetable.ledger import Claim
@@ -280,6 +280,22 @@ class Delivery:
         self.copied.append(job.batch)
         slice_.done = True
 
+    # -- corrections ------------------------------------------------------------------------------------------
+
+    def correct(self, key: Key) -> None:
+        """`backfill import` of one cell."""
+        value, lsn = self.source.correct(key)
+        cell = {"ship_id": key.ship, "channel_id": key.channel, "created_time": key.moment_us}
+        more = {
+            "value_format": "String",
+            "str_v": value,
+            "op": int(Op.CORRECTION),
+            "epoch": EPOCH,
+            "lsn": lsn,
+        }
+        origin = {"partition": -1, "offset": -1}
+        self.database.copy_in(narrow_batch([cell | more | origin]), self.database.cells)
+
     # -- at rest ----------------------------------------------------------------------------------------------
 
     def rest(self) -> None:
@@ -320,7 +336,7 @@ class Delivery:
 
     def check_cells(self) -> None:
         """Cell by cell."""
-        rows, cells = self.source.rows, self.database.cells
+        rows, cells = self.source.rows | self.source.corrected, self.database.cells
         for place in {*rows, *cells}:
             wanted, found = rows.get(place), cells.get(place, UNKNOWN)
             detail = f"{place} is {found}, and {wanted!r} at the source"

@@ -124,6 +124,44 @@ def _second_epoch(history: History, start: int, stop: int) -> list[Event]:
     return [history.event(position, (2, position + 1)) for position in range(start, stop)]
 
 
+# -- corrections ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Importing:
+    """A cell and the one correction of it; not `possible` are orders that no import promises to get right."""
+
+    cell: Cell = UNKNOWN
+    done: bool = False
+    created: bool = False  # a create above the correction has come before it, and left no version
+    possible: bool = True
+
+
+def corrected(found: Iterable[History], rule: Rule = APPLY, *, replays: int = 1) -> Iterator[Outcome]:
+    """A correction at any point of the history, also of a cell that is missing there; what follows wins."""
+    for scenario in scenarios(found, slices=1):
+        history, start = scenario.history, scenario.start
+        events = [history.event(position, (1, 2 * position + 2)) for position in range(len(history))]
+        seen = read(history.states[scenario.reads[0]])
+        for at in range(start, len(history) + 1):
+            correction = Event(Op.CORRECTION, (1, 2 * at + 1), "corrected")
+
+            def take(state: Importing, event: Event, above: Event = correction) -> Importing:
+                created = event.op is Op.CREATE and event.version > above.version and not state.done
+                return replace(state, cell=apply(state.cell, event, rule), created=state.created or created)
+
+            def write(state: Importing, seen: Event = seen) -> Importing:
+                return replace(state, cell=apply(state.cell, seen, rule))
+
+            def correct(state: Importing, event: Event = correction) -> Importing:
+                possible = not state.created
+                return Importing(apply(state.cell, event, rule), done=True, possible=possible)
+
+            ends = interleaved(Importing(), events, start, [write, correct], take, replays)
+            wanted = "corrected" if at == len(history) else history.states[-1]
+            yield scenario, all(end.cell.value == wanted for end in ends if end.possible)
+
+
 # -- overflow: a channel that gets its column -----------------------------------------------------------------
 
 

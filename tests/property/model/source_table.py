@@ -72,6 +72,7 @@ class SourceTable:
     starts: list[int] = field(default_factory=list)  # where each transaction begins in the WAL
     slot: int | None = None  # the place in the WAL from which on the stream has all
     barrier: bool = False  # whether all that stands before the slot is visible
+    corrected: dict[Key, str] = field(default_factory=dict)  # by an import, and not changed since
     lsn: int = 100
     values: int = 0
 
@@ -118,7 +119,17 @@ class SourceTable:
                 case _:
                     done = Change(key, key, value)
         perform(done, self.rows)
+        if not done.hidden:
+            for end in (done.before, done.after):
+                self.corrected.pop(end or key, None)
         return done
+
+    def correct(self, key: Key) -> tuple[str, int]:
+        """A person's value for a cell, whether the row is there or not, and where the WAL ends."""
+        self.values += 1
+        self.lsn += 1
+        self.corrected[key] = f"k{self.values}"
+        return self.corrected[key], self.lsn
 
     def show(self) -> None:
         """The standby has answered: the transaction becomes visible."""

@@ -10,8 +10,13 @@ from widetable.narrow import Op
 VERSIONED = (Op.UPDATE, Op.RESYNC, Op.CORRECTION)
 
 
-def random_stream(rng: random.Random, length: int, *, epochs: int = 2, values: int = 1_000) -> list[Event]:
-    """Changes of one cell in commit order, with rising versions; a second epoch begins with a resync."""
+def random_stream(
+    rng: random.Random, length: int, *, epochs: int = 2, values: int = 1_000, missing: float = 0.0
+) -> list[Event]:
+    """Changes of one cell in commit order, with rising versions; a second epoch begins with a resync.
+
+    While the source has no sample, each event is a correction with the probability `missing`.
+    """
     events: list[Event] = []
     epoch, lsn, present = 1, 0, False
     value: str | None = None
@@ -23,6 +28,8 @@ def random_stream(rng: random.Random, length: int, *, epochs: int = 2, values: i
             present = present and rng.random() < 0.5
             value = fresh if present else None
             events.append(Event(Op.RESYNC, (epoch, 0), value))
+        elif not present and missing and rng.random() < missing:
+            events.append(Event(Op.CORRECTION, (epoch, lsn), fresh))  # the source may insert the sample later
         elif not present:
             present, value = True, fresh
             events.append(Event(Op.CREATE, (epoch, lsn), value))
