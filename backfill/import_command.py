@@ -105,7 +105,8 @@ def _import(
         _tell(f"{path}:1: {error}: this file is left out")
         return tally
     by_column = tally.header.ship is not None
-    corrections.add(file, tally, None if by_column else ship or named_after)
+    # A file with the column is one import for all its ships, but one for each that was asked for by name.
+    corrections.add(file, tally, ship or (None if by_column else named_after))
     return tally
 
 

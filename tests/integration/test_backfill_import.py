@@ -145,6 +145,23 @@ def test_verify_counts_corrections_and_repair_spares_them(desk: Desk) -> None:
     assert desk.cell()[0] == "7"
 
 
+def test_each_ship_of_a_file_that_is_asked_for_by_name_is_an_import_of_its_own(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second ship's rows are dated by their own import, whenever the first one's was."""
+    file = desk.file(f"ship_id,created_time,{CHANNEL}\n{SHIPS[1]},{START},1\n{SHIP},{START},2\n", "both.csv")
+    assert desk.world.backfill("import", file, "--ship-id", SHIPS[1]) == ExitCode.PARTIAL
+    between = source_lsn(desk.world.source)
+    desk.stream(Op.UPDATE, "1", between)
+    capsys.readouterr()
+    assert desk.world.backfill("import", file, "--ship-id", SHIP) == ExitCode.PARTIAL
+    assert "imported before" not in capsys.readouterr().out
+    value, version = desk.cell()
+    assert value == "2"
+    assert version is not None
+    assert version[1] > between
+
+
 def test_all_files_of_a_folder_and_what_is_left_out(
     desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
