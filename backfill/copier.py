@@ -16,7 +16,7 @@ from backfill.planner import Bounds, cut_evenly
 from backfill.plans import channel_count
 from backfill.reader import Limits, Reader, TooLargeError
 from backfill.settings import Settings
-from backfill.writing import PatientWriter, apply_batch, in_layout
+from backfill.writing import PatientWriter, apply_batch, in_layout, require_same_epoch
 from widetable.apply import Origin, Writer
 from widetable.errors import PartialError, RetryableError, StoppedError
 from widetable.hand_off import HandOff, streaming_hand_off
@@ -87,7 +87,7 @@ class Copier:
         reading = self._reading(conn, ships, lambda reader: reader.read(part, hand_off))
 
         def write() -> Copied:
-            self._hand_off(conn)
+            require_same_epoch(hand_off, self._hand_off(conn))
             applied = apply_batch(writer, reading.batch, Origin(self._settings.pipeline.name))
             cells = applied.applied + applied.overflow
             return Copied(reading.batch.num_rows, cells, reading.snapshot, reading.ship_rows)

@@ -18,7 +18,7 @@ from backfill.ledger import Claim, Copied, SliceLostError
 from backfill.pace import Glance
 from backfill.planner import cut_evenly
 from backfill.reader import Reader, Reading, TooLargeError
-from backfill.writing import apply_batch, in_layout, target_errors
+from backfill.writing import apply_batch, in_layout, require_same_epoch, target_errors
 from widetable.apply import Origin, Writer
 from widetable.errors import (
     ConfigurationError,
@@ -136,16 +136,16 @@ class Session:
             ledger.split(self._target, claim, parts)
             return
         with target_errors(f"writing slice {claim.slice_no}"):
-            self._write(claim, reading)
+            self._write(claim, reading, hand_off)
         self.copied += 1
         self._job.rate.spend(reading.batch.num_rows)
 
-    def _write(self, claim: Claim, reading: Reading) -> None:
+    def _write(self, claim: Claim, reading: Reading, read_by: HandOff | None) -> None:
         """Data and ledger row in one transaction."""
 
         def write() -> None:
             ledger.lock(self._target, claim)
-            self._hand_off()
+            require_same_epoch(read_by, self._hand_off())
             applied = apply_batch(self._writer, reading.batch, self._origin)
             cells = applied.applied + applied.overflow
             copied = Copied(reading.batch.num_rows, cells, reading.snapshot, reading.ship_rows)

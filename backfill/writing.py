@@ -21,6 +21,7 @@ from widetable.errors import (
     UnreachableError,
     WideTableError,
 )
+from widetable.hand_off import HandOff
 from widetable.postgres import Connection, connect_target, retryable_errors
 from widetable.statements import load_statements
 
@@ -51,6 +52,20 @@ def in_layout(conn: Connection, writer: Writer, work: Callable[[], T], what: str
         except LayoutChangedError:
             writer.load()
     raise RetryableError(f"the layout changed {LAYOUT_TRIES} times while {what} was written")
+
+
+def require_same_epoch(read: HandOff | None, now: HandOff | None) -> None:
+    """Refuse what was read behind the barrier of an epoch that has ended: a new one has another barrier.
+
+    Args:
+        read: the hand-off that the rows were read by.
+        now: the hand-off within the transaction that writes them.
+
+    Raises:
+        RetryableError: the rows have to be read again.
+    """
+    if (read and read.epoch) != (now and now.epoch):
+        raise RetryableError("a new epoch began between reading and writing: the rows are read again")
 
 
 def apply_batch(writer: Writer, batch: pa.RecordBatch, origin: Origin) -> Applied:

@@ -12,6 +12,7 @@ from backfill.copier import Copier
 from backfill.ledger import Copied
 from backfill.pace import Load
 from backfill.planner import Bounds
+from backfill.reader import Reader, Reading
 from backfill.retry import Retry, Tally
 from backfill.scope import Scope
 from backfill.source_watch import SourceWatch
@@ -21,6 +22,7 @@ from widetable.apply import Writer
 from widetable.control import use_control
 from widetable.errors import ExitCode, RetryableError, StoppedError
 from widetable.freeing import LESSER_WRITER, freeing
+from widetable.hand_off import HandOff
 from widetable.postgres import Connection, connect_target
 
 pytest_plugins = ["tests.backfill_fixture"]
@@ -201,6 +203,26 @@ def test_large_ranges_are_cut_and_outages_waited_for(
     wanted = {k: v for k, v in failed.narrow_cells().items() if k[0] == SHIPS[0] and k[1] >= "2025-02"}
     assert failed.wide_cells() == wanted
     assert failed.one("SELECT count(*) FROM writer_session") == 0
+
+
+def test_a_range_read_in_one_epoch_is_read_again_in_the_next(
+    failed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a slice is; it costs an attempt, not the range."""
+    read, epochs = Reader.read, list[int]()
+
+    def read_before_reinit(self: Reader, bounds: Bounds, hand_off: HandOff | None) -> Reading:
+        assert hand_off is not None
+        epochs.append(hand_off.epoch)
+        reading = read(self, bounds, hand_off)
+        if len(epochs) == 1:
+            failed.hand_off(epoch=2, barrier_xid=3)
+        return reading
+
+    monkeypatch.setattr(Reader, "read", read_before_reinit)
+    assert failed.backfill("retry") == ExitCode.DONE
+    assert epochs == [1, 2, 2]
+    assert failed.wide_cells() == second_and_third(failed)
 
 
 def test_live_data_ends_a_retry_that_keeps_it_waiting(emptied: World) -> None:

@@ -17,13 +17,14 @@ from backfill.ledger import SliceLostError
 from backfill.pace import Pace, RateLimit
 from backfill.planner import Bounds
 from backfill.plans import Plan
+from backfill.reader import Reader, Reading
 from backfill.scope import Scope
 from backfill.session import Session
 from backfill.worker import open_session
 from backfill.writing import target_errors
 from tests.backfill_world import CHANNELS, SHIPS, World, wait_until
 from widetable.errors import ConfigurationError, RetryableError, StoppedError
-from widetable.hand_off import end_epoch
+from widetable.hand_off import HandOff, end_epoch
 from widetable.layout_lock import layout_change, raise_version
 
 pytest_plugins = ["tests.backfill_fixture"]
@@ -103,9 +104,9 @@ def test_a_worker_taken_for_dead_writes_nothing(desk: Desk) -> None:
     assert again is not None
     assert (again.slice_no, again.attempt) == (claim.slice_no, claim.attempt + 1)
     with pytest.raises(SliceLostError):
-        slow._write(claim, reading)
+        slow._write(claim, reading, slow._hand_off())
     assert desk.world.wide_cells() == {}
-    fast._write(again, reading)
+    fast._write(again, reading, fast._hand_off())
     assert len(desk.world.wide_cells()) == reading.batch.num_rows
 
 
@@ -148,10 +149,34 @@ def test_a_hand_off_made_meanwhile_stops_a_copy_without_one(world: World) -> Non
         reading = session._reader.read(claim.bounds, None)
         world.hand_off()
         with pytest.raises(StoppedError, match="--no-handoff"):
-            session._write(claim, reading)
+            session._write(claim, reading, None)
         with pytest.raises(StoppedError, match="--no-handoff"):
             session.drain()
     assert world.wide_cells() == {}
+
+
+def test_a_slice_read_in_one_epoch_is_read_again_in_the_next(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new epoch's barrier is another: what was read behind the old one may lack what no stream has."""
+    session = desk.session()
+    read, barriers = Reader.read, list[int]()
+
+    def read_before_reinit(self: Reader, bounds: Bounds, hand_off: HandOff | None) -> Reading:
+        assert hand_off is not None
+        barriers.append(hand_off.epoch)
+        reading = read(self, bounds, hand_off)
+        if len(barriers) == 1:
+            desk.world.hand_off(epoch=2)
+        return reading
+
+    monkeypatch.setattr(Reader, "read", read_before_reinit)
+    with pytest.raises(RetryableError, match="a new epoch began between reading and writing"):
+        session.drain()
+    assert desk.world.wide_cells() == {}
+    assert session.drain() is True
+    assert barriers == [1, *[2] * len(SLICES)]
+    assert desk.world.wide_cells() == desk.world.narrow_cells()
 
 
 def test_a_pipeline_torn_down_meanwhile_stops_the_copy(desk: Desk) -> None:
