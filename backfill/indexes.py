@@ -148,7 +148,7 @@ def _drop(conn: Connection, index: Index) -> None:
         try:
             with conn.transaction():
                 conn.execute("SELECT set_config('lock_timeout', %s, true)", [str(turn_ms)])
-                _record(conn, index)
+                _record(conn, index, "record_dropped")
                 conn.execute(drop)
         except psycopg.errors.LockNotAvailable:
             continue
@@ -159,8 +159,8 @@ def _drop(conn: Connection, index: Index) -> None:
     )
 
 
-def _record(conn: Connection, index: Index) -> None:
-    conn.execute(SQL["record"], [index.schema, index.name, index.table, index.definition])
+def _record(conn: Connection, index: Index, statement: str = "record") -> None:
+    conn.execute(SQL[statement], [index.schema, index.name, index.table, index.definition])
 
 
 def _recorded(conn: Connection) -> list[Index]:

@@ -26,6 +26,12 @@ ORDER BY c.relname LIMIT 1
 INSERT INTO deferred_index (schema_name, index_name, table_name, definition) VALUES (%s, %s, %s, %s)
 ON CONFLICT (schema_name, index_name) DO NOTHING
 
+-- record_dropped --
+-- What is dropped is what comes back, whatever a run that was killed has on record under that name.
+INSERT INTO deferred_index (schema_name, index_name, table_name, definition) VALUES (%s, %s, %s, %s)
+ON CONFLICT (schema_name, index_name)
+DO UPDATE SET table_name = excluded.table_name, definition = excluded.definition
+
 -- recorded --
 SELECT schema_name, index_name, table_name, definition FROM deferred_index ORDER BY schema_name, index_name
 

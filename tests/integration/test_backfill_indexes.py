@@ -156,6 +156,19 @@ def test_a_load_that_does_not_end_leaves_its_indexes_to_the_next_run(
     assert found(indexed) == before
 
 
+def test_an_index_that_was_made_anew_by_hand_comes_back_as_it_was_dropped(
+    indexed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed has its old definition on record; what the next run drops is what counts."""
+    before = found(indexed)
+    loads(indexed, monkeypatch, Totals(1, 1, 0, 0, 0, 0, 0))
+    old = f"CREATE INDEX by_speed ON {TABLE} (created_time)"
+    indexed.target.execute(RECORD, ["by_speed", "another_table", old])
+    assert indexed.backfill("run", "--defer-indexes") == ExitCode.DONE
+    assert found(indexed) == before
+    assert indexed.one("SELECT count(*) FROM deferred_index") == 0
+
+
 def test_a_build_that_was_broken_off_begins_anew(indexed: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it leaves is an index that is not valid; what went with its table is forgotten."""
     before = found(indexed)
