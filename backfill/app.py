@@ -24,6 +24,7 @@ from backfill.scope import Scope, choose_ships
 from backfill.settings import Settings
 from widetable.barrier import require_barrier
 from widetable.control import check_control
+from widetable.encoding import require_source_encoding, require_target_encoding
 from widetable.errors import ConfigurationError, PartialError
 from widetable.hand_off import HandOff, streaming_hand_off
 from widetable.postgres import Connection, connect_source, connect_target, retryable_errors
@@ -116,10 +117,12 @@ def propose(settings: Settings, request: Request) -> Proposal:
     """Look at both databases and say what a run would do; writes nothing.
 
     Raises:
-        ConfigurationError: unknown ship, no control schema, an overlapping open plan.
+        ConfigurationError: unknown ship, no control schema, an overlapping open plan, an encoding that loses texts.
         UnreachableError: a database does not answer.
     """
     with _target(settings) as target, _source(settings) as source:
+        require_target_encoding(target)
+        require_source_encoding(source)
         wanted = _scope(target, request)
         hand_off = streaming_hand_off(target, settings.pipeline.name)
         decision = _decide(target, settings, request, wanted, hand_off)

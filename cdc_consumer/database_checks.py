@@ -9,6 +9,7 @@ from cdc_consumer import health, source_database
 from cdc_consumer.findings import Finding, bad, ok, warning
 from cdc_consumer.parts import Parts
 from widetable.barrier import source_identity
+from widetable.encoding import source_encoding_problem, target_encoding_problem
 from widetable.postgres import Connection, connect_ddl, connect_source, connect_target, fetch_one
 from widetable.settings import TargetSettings
 
@@ -16,15 +17,19 @@ MB: Final = 1 << 20
 
 
 def source_answers(parts: Parts) -> Finding:
-    """Reachable, and by a session that stays one."""
+    """Reachable, in an encoding that can be read, and by a session that stays one."""
     first = parts.source()
+    if problem := source_encoding_problem(first):
+        return bad(problem)
     with connect_source(parts.settings.source, "cdc-consumer check") as second:
         return session_finding(first, second, "CDC_SOURCE__DSN")
 
 
 def target_answers(parts: Parts) -> Finding:
-    """Reachable, and by a session that stays one."""
+    """Reachable, in an encoding that holds every text, and by a session that stays one."""
     first = parts.target()
+    if problem := target_encoding_problem(first):
+        return bad(problem)
     with connect_target(parts.settings.target, "cdc-consumer check") as second:
         return session_finding(first, second, "CDC_TARGET__DSN")
 

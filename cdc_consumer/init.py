@@ -35,6 +35,7 @@ from cdc_consumer.topic import Topic, Topics
 from widetable.barrier import barrier_passed, source_identity, take_barrier
 from widetable.control import check_control, migrate
 from widetable.ddl import ddl_errors
+from widetable.encoding import require_source_encoding, require_target_encoding
 from widetable.errors import ConfigurationError, UnreachableError
 from widetable.hand_off import HandOff, read_hand_off, read_ledger, write_hand_off
 from widetable.lsn import format_lsn
@@ -179,6 +180,8 @@ def require_fit(deployment: Deployment) -> None:
     settings, source = deployment.settings, deployment.source
     if problem := source_database.server(source).problem():
         raise ConfigurationError(problem)
+    require_source_encoding(source)
+    require_target_encoding(deployment.target)
     table = source_database.narrow_table(source, settings.source.table)
     if table is None:
         raise ConfigurationError(

@@ -13,6 +13,7 @@ from typing import Final
 
 from psycopg import sql
 
+from widetable.encoding import require_target_encoding
 from widetable.errors import ConfigurationError
 from widetable.postgres import Connection
 
@@ -50,8 +51,9 @@ def migrate(conn: Connection, control_schema: str) -> list[Migration]:
     """Bring the control schema to this program's version in one transaction; returns what was applied.
 
     Raises:
-        ConfigurationError: the schema is newer than this program.
+        ConfigurationError: the schema is newer than this program, or the database can't hold every text.
     """
+    require_target_encoding(conn)
     with conn.transaction():
         conn.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('narrow-to-wide migrate ' || %s, 0))",
