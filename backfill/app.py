@@ -83,10 +83,10 @@ class Proposal:
         return self.history.rows if self.history else 0
 
     @property
-    def resumes_fewer_ships(self) -> bool:
-        """Whether an open plan is gone on with that was made before some of the ships came."""
+    def ships_to_follow(self) -> tuple[str, ...]:
+        """Ships that came after the open plan was made which is gone on with: they get one of their own."""
         plan = self.decision.resume
-        return plan is not None and set(plan.scope.ships) != set(self.wanted.ships)
+        return tuple(ship for ship in self.wanted.ships if plan and ship not in plan.scope.ships)
 
     @property
     def nothing_to_do(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -20,7 +21,7 @@ from backfill.app import (
 from backfill.export_command import export
 from backfill.import_command import import_
 from backfill.indexes import deferred_indexes
-from backfill.progress import display
+from backfill.progress import Report, display
 from backfill.retry_command import retry
 from backfill.runner import require_complete
 from backfill.settings import Settings
@@ -126,24 +127,30 @@ def run(
         return
     ships, drop = proposal.wanted.ships, defer_indexes and not proposal.nothing_to_do
     with deferred_indexes(settings, ships, _say, drop=drop, brin=brin):
-        _finish(settings, request, proposal, report)
-        if proposal.resumes_fewer_ships and not (rest := propose(settings, request)).nothing_to_do:
+        first = _finish(settings, request, proposal, report)
+        if proposal.ships_to_follow:
+            request = replace(request, ships=proposal.ships_to_follow)
+            rest = propose(settings, request)
             click.echo(proposal_text(rest, slices=False), err=True)
-            _finish(settings, request, rest, report)
+            _finish(settings, request, rest, report, first)
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _finish(settings: Settings, request: Request, proposal: Proposal, report: Path | None) -> None:
-    """Copy what was proposed to the end, and say what was done."""
+def _finish(
+    settings: Settings, request: Request, proposal: Proposal, file: Path | None, before: Report | None = None
+) -> Report:
+    """Copy what was proposed to the end, and say what was done; the file has what was done `before`, too."""
     outcome = _copy(settings, request, proposal)
     click.echo(report_text(outcome.report))
-    if report:
-        outcome.report.write(report)
+    report = before.followed_by(outcome.report) if before else outcome.report
+    if file:
+        report.write(file)
     if outcome.totals:
         require_complete(outcome.totals)
+    return report
 
 
 def _copy(settings: Settings, request: Request, proposal: Proposal) -> Outcome:

@@ -155,12 +155,29 @@ class Report:
             cells=totals.run_cells,
             slices=totals.run_slices,
             seconds=round(seconds, 3),
-            rows_per_second=round(totals.run_rows / seconds, 1) if seconds > 0 else 0.0,
+            rows_per_second=_rate(totals.run_rows, seconds),
             started_at=started_at.isoformat(),
             ended_at=datetime.now(UTC).isoformat(),
+        )
+
+    def followed_by(self, after: Report) -> Report:
+        """Both together: a run goes on with an open plan, and then copies the ships that came later."""
+        rows, seconds = self.rows + after.rows, self.seconds + after.seconds
+        return Report(
+            rows=rows,
+            cells=self.cells + after.cells,
+            slices=self.slices + after.slices,
+            seconds=round(seconds, 3),
+            rows_per_second=_rate(rows, seconds),
+            started_at=self.started_at,
+            ended_at=after.ended_at,
         )
 
     def write(self, file: Path) -> None:
         """Write it as JSON."""
         values = {name: getattr(self, name) for name in self.__slots__}
         file.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _rate(rows: int, seconds: float) -> float:
+    return round(rows / seconds, 1) if seconds > 0 else 0.0

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from backfill import plans
+from backfill.planner import Bounds
+from backfill.scope import Scope
 from tests.backfill_world import SHIPS, World
 from tests.interrupting import interruptible
 from widetable import state
@@ -123,6 +126,24 @@ def test_a_ship_added_later_is_copied_alone(world: World) -> None:
     assert world.backfill("run") == ExitCode.DONE
     assert world.one("SELECT ships FROM plan ORDER BY plan_id DESC LIMIT 1") == [SHIPS[1]]
     assert world.wide_cells() == world.narrow_cells()
+
+
+@pytest.mark.parametrize("again", [(), ("--again",)], ids=["", "again"])
+def test_a_resumed_plan_and_the_ships_that_came_later_are_one_report(
+    world: World, tmp_path: Path, again: tuple[str, ...]
+) -> None:
+    """The newcomers follow in a plan of their own, each ship is copied once, and the report counts all."""
+    rows = world.fill(10)
+    world.hand_off()
+    plans.add_plan(world.target, "narrow_to_wide", 1, Scope(SHIPS[:1]), [Bounds(None, None, 60)])
+    file = tmp_path / "report.json"
+    assert world.backfill("run", *again, "--report", str(file)) == ExitCode.DONE
+    assert world.wide_cells() == world.narrow_cells()
+    made = world.target.execute("SELECT ships FROM plan ORDER BY plan_id").fetchall()
+    assert made == [(list(SHIPS[:1]),), (list(SHIPS[1:]),)]
+    report = json.loads(file.read_text())
+    assert (report["rows"], report["cells"], report["slices"]) == (rows, rows, world.states()["done"])
+    assert report["rows_per_second"] == pytest.approx(rows / report["seconds"], rel=0.01)
 
 
 def test_an_unknown_ship_is_refused_with_the_known_ones(
