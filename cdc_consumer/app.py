@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
@@ -38,7 +39,7 @@ from cdc_consumer.source import Source
 from cdc_consumer.status_page import Sources, StatusPage
 from cdc_consumer.supervisor import Chore, Supervisor
 from cdc_consumer.target import Target
-from cdc_consumer.target_facts import TargetFacts, facts_of
+from cdc_consumer.target_facts import Gauges, TargetFacts, facts_of
 from cdc_consumer.topic import Topics
 from cdc_consumer.watchdog import Watchdog, watch
 from cdc_consumer.worker import run_worker
@@ -132,33 +133,48 @@ def run(settings: Settings, report: Path | None = None) -> None:
             settings.consumer.shutdown_s,
         )
         if settings.consumer.http_port:
-            watched = lambda: {  # noqa: E731 - used twice, right here
-                **watchdog.gauges(),
-                **facts.gauges(),
-                "cdc_chore_failures_total": supervisor.chore_failures(),
-                "cdc_worker_silent_seconds": supervisor.silent_s(),
-            }
-            sources = Sources(
-                settings.pipeline.name,
-                supervisor.snapshot,
-                supervisor.ready,
-                watched,
-                rates,
-                lambda: read_fleet(settings),
-            )
-            exports = Exports(lambda: export_session(settings.target), settings.consumer.page_exports)
-            page = StatusPage(settings.consumer, sources, exports)
-            probe = Probe(supervisor.snapshot, supervisor.alive_s, supervisor.ready, watched, page.answer)
-            server = serve(settings.consumer.http_host, settings.consumer.http_port, probe)
-            stack.callback(server.shutdown)
-            stack.callback(exports.close)
-        started = time.monotonic()
-        try:
-            supervisor.run()
-        finally:  # a run that stopped for a person has counts, too
-            if report is not None:
-                summary = summarise(supervisor.snapshot(), time.monotonic() - started)
-                report.write_text(json.dumps(summary, indent=2))
+            stack.enter_context(_answering(settings, supervisor, watchdog, facts, rates))
+        stack.enter_context(_reporting(supervisor, report))
+        supervisor.run()
+
+
+@contextmanager
+def _answering(
+    settings: Settings, supervisor: Supervisor, watchdog: Watchdog, facts: TargetFacts, rates: Rates
+) -> Iterator[None]:
+    """Metrics, health and the status page over HTTP, from a thread, while the context lasts."""
+
+    def watched() -> Gauges:
+        return {
+            **watchdog.gauges(),
+            **facts.gauges(),
+            "cdc_chore_failures_total": supervisor.chore_failures(),
+            "cdc_worker_silent_seconds": supervisor.silent_s(),
+        }
+
+    name, snapshot, ready = settings.pipeline.name, supervisor.snapshot, supervisor.ready
+    sources = Sources(name, snapshot, ready, watched, rates, lambda: read_fleet(settings))
+    exports = Exports(lambda: export_session(settings.target), settings.consumer.page_exports)
+    page = StatusPage(settings.consumer, sources, exports)
+    probe = Probe(snapshot, supervisor.alive_s, ready, watched, page.answer)
+    server = serve(settings.consumer.http_host, settings.consumer.http_port, probe)
+    try:
+        yield
+    finally:
+        exports.close()
+        server.shutdown()
+
+
+@contextmanager
+def _reporting(supervisor: Supervisor, report: Path | None) -> Iterator[None]:
+    """Writes the counts at the end, if asked for; a run that stops for a person has counts, too."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        if report is not None:
+            summary = summarise(supervisor.snapshot(), time.monotonic() - started)
+            report.write_text(json.dumps(summary, indent=2))
 
 
 def check_topic(settings: Settings, hand_off: HandOff) -> None:
